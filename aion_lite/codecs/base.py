@@ -1,0 +1,147 @@
+"""The contract of a codec: one modality into tokens and back; and what a model must know of those tokens.
+
+May import the declarations and quantizers; knows nothing of transformers or strategies.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from contextlib import redirect_stdout
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import PyTorchModelHubMixin
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from aion_lite.modalities import Modality, check_present, modality_from_config
+
+GEOMETRIES = ("ordinal", "grid", "nominal")
+
+
+@dataclass(frozen=True)
+class TokenSpec:
+    """The tokens of one modality, as a model sees them.
+
+    geometry: how codes lie to each other. ``ordinal``: on a line (scalars); ``grid``: on a lattice with
+    ``levels`` along each axis (FSQ); ``nominal``: nowhere (categories, text).
+    """
+
+    num_tokens: int
+    vocab_size: int
+    geometry: str
+    features: Tensor | None = field(default=None, compare=False)  # (vocab_size, F) where each code lies
+    values: Tensor | None = field(default=None, compare=False)  # (vocab_size,) in the unit, ordinal only
+    levels: tuple[int, ...] = ()
+    grid: tuple[int, ...] = ()  # layout of the tokens, e.g. (7, 7); default: a line
+
+    def __post_init__(self):
+        if self.geometry not in GEOMETRIES:
+            raise ValueError(f"geometry must be one of {GEOMETRIES}, got {self.geometry!r}.")
+        if not self.grid:
+            object.__setattr__(self, "grid", (self.num_tokens,))
+
+
+class Codec(nn.Module, PyTorchModelHubMixin, library_name="aion_lite"):
+    """One modality to tokens and back.
+
+    A subclass defines ``quantizer``, ``_encode(x) -> z``, ``_decode(z) -> x``, ``token_spec()`` and either
+    ``loss(x) -> (scalar, metrics)``, to be trained by gradient, or ``fit(x)``. ``encode`` changes neither its
+    input nor the codec. Saved as config.json + model.safetensors (``save_pretrained``), never as pickle; the
+    config holds the arguments of ``__init__``, of which ``modality`` is one.
+    """
+
+    modality: Modality
+    quantizer: nn.Module
+
+    @property
+    def num_tokens(self) -> int:
+        return self.token_spec().num_tokens
+
+    @property
+    def vocab_size(self) -> int:
+        return self.token_spec().vocab_size
+
+    @torch.no_grad()
+    def encode(self, x: Any, present: Tensor | None = None) -> Tensor:
+        """Values (B, *modality.shape) -> tokens (B, num_tokens) int64; tokens of absent samples are 0."""
+        x = self.modality.check(x, present)
+        tokens = self.quantizer.encode(self._encode(x)).reshape(len(x), -1)
+        present = check_present(self.modality, present, len(x), tokens.device)
+        return tokens * present[:, None] if present.ndim == 1 else tokens
+
+    @torch.no_grad()
+    def decode(self, tokens: Tensor) -> Tensor:
+        """Tokens (B, num_tokens) -> values (B, *modality.shape)."""
+        self._check_tokens(tokens)
+        return self._decode(self.quantizer.decode(tokens.reshape(len(tokens), *self.token_spec().grid)))
+
+    def _check_tokens(self, tokens: Tensor) -> None:
+        if tokens.ndim != 2 or tokens.shape[1] != self.num_tokens:
+            shape = tuple(tokens.shape)
+            raise ValueError(f"{self.modality} decodes tokens of shape (B, {self.num_tokens}), got {shape}.")
+
+    def _encode(self, x: Tensor) -> Tensor:
+        return x
+
+    def _decode(self, z: Tensor) -> Tensor:
+        return z
+
+    def token_spec(self) -> TokenSpec:
+        raise TypeError(f"{type(self).__name__} must define token_spec().")
+
+    def loss(self, x: Tensor) -> tuple[Tensor, dict[str, float]]:
+        raise TypeError(f"{type(self).__name__} has nothing to train by gradient: call fit(values).")
+
+    def fit(self, x: Any, present: Tensor | None = None) -> Codec:
+        raise TypeError(f"{type(self).__name__} is trained by gradient: call training.train(codec, data).")
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, **kwargs) -> Codec:
+        """Read config.json + model.safetensors from a local folder, or by the name of a hub repository (str).
+
+        Raises FileNotFoundError or ValueError where a file is missing, cut short or not of this codec.
+        """
+        path = Path(folder)
+        if isinstance(folder, Path) or path.is_absolute() or path.is_dir():
+            for file in (path / "config.json", path / "model.safetensors"):
+                if not file.is_file():
+                    raise FileNotFoundError(f"{file} is missing: give the folder save_pretrained wrote to.")
+        kwargs.setdefault("strict", True)  # the hub's default loads half a codec without a word
+        try:
+            return super().from_pretrained(str(folder), **kwargs)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path / 'config.json'} is damaged ({error}): copy it again.") from None
+
+    # The mixin would write a declaration without its kind, and can't tell which class to read it back as.
+    @classmethod
+    def _encode_arg(cls, arg: Any) -> Any:
+        return arg.to_config() if isinstance(arg, Modality) else super()._encode_arg(arg)
+
+    @classmethod
+    def _decode_arg(cls, expected_type: Any, value: Any) -> Any:
+        is_declaration = isinstance(value, Mapping) and "kind" in value
+        return value if is_declaration else super()._decode_arg(expected_type, value)
+
+    @classmethod
+    def _from_pretrained(cls, **kwargs) -> Codec:
+        if isinstance(kwargs.get("modality"), Mapping):
+            kwargs["modality"] = modality_from_config(kwargs["modality"])
+        with redirect_stdout(None):  # the mixin prints a line for every codec
+            return super()._from_pretrained(**kwargs)
+
+    @classmethod
+    def _load_as_safetensor(cls, model: Codec, model_file: str, *args) -> Codec:
+        try:
+            return super()._load_as_safetensor(model, model_file, *args)
+        except SafetensorError as error:
+            raise ValueError(f"{model_file} is damaged or cut short ({error}): copy it again.") from None
+        except RuntimeError as error:
+            raise ValueError(f"{model_file} does not fit the config.json beside it: {error}") from None
+
+    @classmethod
+    def _load_as_pickle(cls, model: Codec, model_file: str, *args) -> Codec:
+        raise ValueError(f"{model_file} is a pickle, which may run any code: save the codec as safetensors.")

@@ -1,0 +1,118 @@
+"""CodecManager: the codecs of one data set, by modality name; on disk, AION's layout ``codecs/<name>/``.
+
+May import codecs and data sets; knows nothing of transformers.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from aion_lite.codecs.base import Codec
+from aion_lite.codecs.scalar import CategoryCodec, ScalarCodec
+from aion_lite.data.dataset import MultimodalDataset
+from aion_lite.data.tokens import TokenDataset
+from aion_lite.modalities import Category, Modality, Scalar, check_names
+
+DEFAULT_CODECS: Mapping[type[Modality], type[Codec]] = {Scalar: ScalarCodec, Category: CategoryCodec}
+
+
+class CodecManager(nn.Module):
+    """Codecs by modality name.
+
+    ``CodecManager(dataset.modalities)`` takes the default codec of each declaration;
+    ``CodecManager([codec, ...])`` takes yours; both may be mixed in one list.
+    """
+
+    def __init__(self, modalities: Mapping[str, Modality] | Iterable[Modality | Codec]):
+        super().__init__()
+        entries = list(modalities.values() if isinstance(modalities, Mapping) else modalities)
+        codecs = [entry if isinstance(entry, Codec) else default_codec(entry) for entry in entries]
+        check_names([codec.modality for codec in codecs])
+        # A list: as keys of a ModuleDict, names like "type" or "values" would clash with its attributes.
+        self._codecs = nn.ModuleList(codecs)
+
+    @property
+    def codecs(self) -> dict[str, Codec]:
+        return {codec.modality.name: codec for codec in self._codecs}
+
+    def __getitem__(self, name: str) -> Codec:
+        if name not in self.codecs:
+            raise ValueError(f"No codec for {name!r}; there are codecs for {list(self.codecs)}.")
+        return self.codecs[name]
+
+    def __iter__(self):
+        return iter(self.codecs)
+
+    def __len__(self) -> int:
+        return len(self.codecs)
+
+    def fit(self, dataset: MultimodalDataset) -> CodecManager:
+        """Fit every codec that has nothing to train by gradient, on the measured values of ``dataset``."""
+        for name, codec in self.codecs.items():
+            self._check_declared(name, dataset)
+            if type(codec).fit is not Codec.fit:
+                codec.fit(dataset.values[name], dataset.present[name])
+        return self
+
+    def encode(self, dataset: MultimodalDataset) -> TokenDataset:
+        """Every modality that ``dataset`` has, as tokens; raises ValueError for one without a codec."""
+        tokens = {}
+        for name, values in dataset.values.items():
+            codec = self[name]
+            self._check_declared(name, dataset)
+            tokens[name] = codec.encode(values, dataset.present[name])
+        return TokenDataset(tokens, dataset.present)
+
+    def decode(self, tokens: TokenDataset | Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Tokens by name -> values by name, in the modalities' units."""
+        tokens = tokens.tokens if isinstance(tokens, TokenDataset) else tokens
+        return {name: self[name].decode(t) for name, t in tokens.items()}
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write ``codecs/<name>/{config.json, model.safetensors}`` and ``codecs/codecs.json``."""
+        root = Path(folder) / "codecs"
+        for name, codec in self.codecs.items():
+            codec.save_pretrained(root / name)
+        index = {name: type(codec).__name__ for name, codec in self.codecs.items()}
+        (root / "codecs.json").write_text(json.dumps(index, indent=2) + "\n")
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> CodecManager:
+        """Read what ``save_pretrained`` wrote. A codec class of your own must have been imported before."""
+        path = Path(folder) / "codecs" / "codecs.json"
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"{path} is missing: give the folder CodecManager.save_pretrained wrote to."
+            )
+        classes = {c.__name__: c for c in _subclasses(Codec)}
+        codecs = []
+        for name, class_name in json.loads(path.read_text()).items():
+            if class_name not in classes:
+                raise ValueError(f"Codec {name!r} is a {class_name}, which is not defined: import it first.")
+            codecs.append(classes[class_name].from_pretrained(path.parent / name))
+        return cls(codecs)
+
+    def _check_declared(self, name: str, dataset: MultimodalDataset) -> None:
+        declared, expected = dataset.modalities.get(name), self.codecs[name].modality
+        if declared != expected:
+            raise ValueError(f"The codec is for {expected!r}, the data set declares {declared!r}.")
+
+
+def default_codec(modality: Modality) -> Codec:
+    """The codec a declaration gets when none is named."""
+    for kind, codec in DEFAULT_CODECS.items():
+        if isinstance(modality, kind):
+            return codec(modality)
+    raise TypeError(
+        f"{modality} has no default codec, as it needs training: give CodecManager([codec, ...])."
+    )
+
+
+def _subclasses(cls: type) -> Iterable[type]:
+    for sub in cls.__subclasses__():
+        yield sub
+        yield from _subclasses(sub)

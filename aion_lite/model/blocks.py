@@ -1,0 +1,91 @@
+"""Transformer blocks: pre-norm, SwiGLU, QK-norm, no biases, attention by torch's scaled_dot_product_attention.
+
+The same functions as AION's and 4M's ``Block`` and ``DecoderBlock`` (tested to 1e-12), with masks the other way
+round: here True means *may be seen*.
+
+Shapes: B batch, N queries, M keys, D width, H heads, E = D / H, F hidden width of the feed-forward.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class SwiGLU(nn.Module):
+    """Gated feed-forward (Shazeer 2020), F = 2/3 of mlp_ratio * D so that three matrices cost what two would."""
+
+    def __init__(self, dim: int, mlp_ratio: float = 4.0):
+        super().__init__()
+        hidden = int(2 * int(mlp_ratio * dim) / 3)
+        self.gate = nn.Linear(dim, hidden, bias=False)
+        self.up = nn.Linear(dim, hidden, bias=False)
+        self.down = nn.Linear(hidden, dim, bias=False)
+
+    def forward(self, x_BND: Tensor) -> Tensor:
+        return self.down(F.silu(self.gate(x_BND)) * self.up(x_BND))
+
+
+class Attention(nn.Module):
+    """Multi-head attention of x on ``context`` (on itself if None), with normalised queries and keys."""
+
+    def __init__(self, dim: int, num_heads: int):
+        super().__init__()
+        if dim % num_heads:
+            raise ValueError(f"d_model must be a multiple of nhead, got {dim} and {num_heads}.")
+        self.num_heads = num_heads
+        self.q = nn.Linear(dim, dim, bias=False)
+        self.kv = nn.Linear(dim, 2 * dim, bias=False)
+        self.proj = nn.Linear(dim, dim, bias=False)
+        self.q_norm = nn.LayerNorm(dim // num_heads, bias=False)
+        self.k_norm = nn.LayerNorm(dim // num_heads, bias=False)
+
+    def forward(self, x_BND: Tensor, context_BMD: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        """``mask``: bool, broadcastable to (B, H, N, M); True = may be seen."""
+        context_BMD = x_BND if context_BMD is None else context_BMD
+        B, N, D = x_BND.shape
+        q_BHNE = self.q(x_BND).view(B, N, self.num_heads, -1).transpose(1, 2)
+        k_BHME, v_BHME = self.kv(context_BMD).view(B, -1, 2, self.num_heads, D // self.num_heads).permute(2, 0, 3, 1, 4)
+        out_BHNE = F.scaled_dot_product_attention(
+            self.q_norm(q_BHNE).to(v_BHME.dtype), self.k_norm(k_BHME).to(v_BHME.dtype), v_BHME, attn_mask=mask
+        )
+        return self.proj(out_BHNE.transpose(1, 2).reshape(B, N, D))
+
+
+class Block(nn.Module):
+    """Encoder block: x + attention(norm x), then x + feed-forward(norm x)."""
+
+    def __init__(self, dim: int, num_heads: int, dropout: float = 0.0):
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim, bias=False)
+        self.attention = Attention(dim, num_heads)
+        self.norm2 = nn.LayerNorm(dim, bias=False)
+        self.mlp = SwiGLU(dim)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x_BND: Tensor, mask: Tensor | None = None) -> Tensor:
+        x_BND = x_BND + self.dropout(self.attention(self.norm1(x_BND), mask=mask))
+        return x_BND + self.dropout(self.mlp(self.norm2(x_BND)))
+
+
+class DecoderBlock(nn.Module):
+    """Decoder block: attention among the queries, then on the encoded context, then feed-forward."""
+
+    def __init__(self, dim: int, num_heads: int, dropout: float = 0.0):
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim, bias=False)
+        self.self_attention = Attention(dim, num_heads)
+        self.query_norm = nn.LayerNorm(dim, bias=False)
+        self.context_norm = nn.LayerNorm(dim, bias=False)
+        self.cross_attention = Attention(dim, num_heads)
+        self.norm2 = nn.LayerNorm(dim, bias=False)
+        self.mlp = SwiGLU(dim)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(
+        self, x_BND: Tensor, context_BMD: Tensor, mask: Tensor | None = None, context_mask: Tensor | None = None
+    ) -> Tensor:
+        x_BND = x_BND + self.dropout(self.self_attention(self.norm1(x_BND), mask=mask))
+        attended = self.cross_attention(self.query_norm(x_BND), self.context_norm(context_BMD), context_mask)
+        x_BND = x_BND + self.dropout(attended)
+        return x_BND + self.dropout(self.mlp(self.norm2(x_BND)))

@@ -1,0 +1,72 @@
+"""Prediction: the distribution of one modality that a model gives, and the numbers a user asks of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """B samples, N tokens of the target, K codes.
+
+    Attributes:
+        target: name of the modality.
+        log_probs: (B, N, K) log-probability of every code.
+        values: (K,) increasing values of the codes in the modality's unit; None for codes without order.
+    """
+
+    target: str
+    log_probs: Tensor
+    values: Tensor | None
+
+    @property
+    def probabilities(self) -> Tensor:
+        """(B, K) for one token (class probabilities of a category), else (B, N, K)."""
+        probs = self.log_probs.exp()
+        return probs[:, 0] if probs.shape[1] == 1 else probs
+
+    @property
+    def mean(self) -> Tensor:
+        """(B,) expected value: the best guess under squared error."""
+        return self.probabilities @ self._line()
+
+    @property
+    def median(self) -> Tensor:
+        """(B,) the best guess under absolute error."""
+        return self.quantile(0.5)
+
+    def quantile(self, q: float) -> Tensor:
+        """(B,) value below which the truth lies with probability q, linear within a code's cell."""
+        if not 0 < q < 1:
+            raise ValueError(f"A quantile needs 0 < q < 1, got {q}.")
+        values = self._line()
+        middle = (values[1:] + values[:-1]) / 2
+        edges = torch.cat([values[:1], middle, values[-1:]])  # K + 1 edges of the K cells
+        cdf = self.probabilities.double().cumsum(1).contiguous()
+        cell = torch.searchsorted(cdf, torch.full_like(cdf[:, :1], q)).clamp(max=len(values) - 1)
+        below = torch.where(cell > 0, cdf.gather(1, (cell - 1).clamp(min=0)), 0.0)
+        share = (q - below) / (cdf.gather(1, cell) - below).clamp_min(1e-12)
+        return torch.lerp(edges[cell], edges[cell + 1], share.clamp(0, 1).to(edges))[:, 0]
+
+    def interval(self, level: float = 0.9) -> tuple[Tensor, Tensor]:
+        """(B,), (B,): the central interval that holds the truth with probability ``level``."""
+        return self.quantile((1 - level) / 2), self.quantile((1 + level) / 2)
+
+    def log_prob(self, tokens: Tensor) -> Tensor:
+        """(B,) log-probability in nats of the true tokens (B, N), summed over them: the log-score on hard codes."""
+        return self.log_probs.gather(-1, tokens.to(self.log_probs.device)[..., None])[..., 0].sum(1)
+
+    def sample(self, num_samples: int, generator: torch.Generator | None = None) -> Tensor:
+        """Values (B, num_samples) drawn from the prediction (codes where there are no values)."""
+        if self.log_probs.shape[1] != 1:
+            raise ValueError(f"{self.target!r} has several tokens that hang together: draw them with model.generate.")
+        codes = torch.multinomial(self.probabilities, num_samples, replacement=True, generator=generator)
+        return codes if self.values is None else self.values.to(codes.device)[codes]
+
+    def _line(self) -> Tensor:
+        if self.values is None or self.log_probs.shape[1] != 1:
+            raise ValueError(f"{self.target!r} is not one number: use probabilities, log_prob or model.generate.")
+        return self.values.to(self.log_probs.device)

@@ -1,0 +1,54 @@
+"""A transformer on disk: config.json (settings and what its tokens are) and model.safetensors. Never pickle."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from aion_lite.codecs.base import TokenSpec
+
+
+def save(model: Any, folder: str | Path) -> None:
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    specs, tensors = {}, {name: t.contiguous() for name, t in model.state_dict().items()}
+    for name, spec in model.specs.items():
+        specs[name] = {
+            "num_tokens": spec.num_tokens, "vocab_size": spec.vocab_size, "geometry": spec.geometry,
+            "levels": spec.levels, "grid": spec.grid,
+        }  # fmt: skip
+        for part in ("features", "values"):
+            if getattr(spec, part) is not None:
+                tensors[f"spec/{name}/{part}"] = getattr(spec, part).detach().cpu().clone()
+    save_file(tensors, folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps({"modalities": specs, **model.config}, indent=2) + "\n")
+
+
+def load(cls: type, folder: str | Path) -> Any:
+    folder = Path(folder)
+    for name in ("config.json", "model.safetensors"):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(f"{folder / name} is missing: give the folder that save_pretrained wrote to.")
+    try:
+        config = json.loads((folder / "config.json").read_text())
+        tensors = load_file(folder / "model.safetensors")
+    except (SafetensorError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"The model in {folder} is damaged or cut short ({error}): copy it again.") from None
+    specs = {
+        name: TokenSpec(
+            **{**spec, "levels": tuple(spec["levels"]), "grid": tuple(spec["grid"])},
+            features=tensors.pop(f"spec/{name}/features", None),
+            values=tensors.pop(f"spec/{name}/values", None),
+        )
+        for name, spec in config.pop("modalities").items()
+    }
+    model = cls(specs, **config)
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise ValueError(f"The weights in {folder} don't fit its config.json: {str(error).splitlines()[1].strip()}") from None
+    return model.eval()

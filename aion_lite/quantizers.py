@@ -1,0 +1,247 @@
+"""Quantizers: numbers to integer codes and back, with the geometry of the codes kept.
+
+- ``FiniteScalarQuantizer``: a few channels, each rounded to a few levels (Mentzer et al., ICLR 2024).
+- ``ScalarReservoirQuantizer``: one number, codes at the quantiles of what was really seen. A reservoir
+  (Vitter 1985, algorithm R) holds a uniform sample of a stream of any length: quantiles need no second pass.
+- its log and compressed (arcsinh) forms lay the same codes out on another scale.
+
+Imports torch alone; knows nothing of modalities, codecs or models.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+class FiniteScalarQuantizer(nn.Module):
+    """Rounds each of d channels to its own number of levels: a codebook of prod(levels) codes, none learnt.
+
+    Channels are axis 1, as in AION: z (B, d, ...) <-> codes (B, ...). Arithmetic is float32 whatever comes.
+    An even number of levels L spans [-1, 1 - 2/L]. Mentzer et al. 2024, section 3 and appendix A.1.
+
+    Raises ValueError for fewer than 3 levels: with 2, the bound puts the threshold at z = -3.8 instead of 0.
+    """
+
+    def __init__(self, levels: Sequence[int], eps: float = 1e-3):
+        super().__init__()
+        if not levels or any(int(level) != level or level < 3 for level in levels):
+            raise ValueError(f"FSQ levels must be integers of 3 or more, got {list(levels)}.")
+        self.num_levels = tuple(int(level) for level in levels)
+        self.codebook_size = math.prod(self.num_levels)
+        self.eps = eps
+        levels_d = torch.tensor(self.num_levels, dtype=torch.int64)
+        # Buffers of integers only: a codec cast to half precision keeps its codes.
+        self.register_buffer("levels", levels_d, persistent=False)
+        self.register_buffer("half_width", levels_d // 2, persistent=False)
+        self.register_buffer("basis", levels_d.cumprod(0) // levels_d, persistent=False)
+
+    def _bound(self, z: Tensor) -> Tensor:
+        """(..., d) onto the open range of each channel's levels."""
+        half = (self.levels - 1) * (1 + self.eps) / 2
+        offset = torch.where(self.levels % 2 == 0, 0.5, 0.0)
+        return torch.tanh(z.float() + torch.atanh(offset / half)) * half - offset
+
+    def quantize(self, z: Tensor) -> Tensor:
+        """z (B, d, ...) -> nearest code's value (B, d, ...) in [-1, 1]; gradients pass straight through."""
+        self._check_channels(z)
+        bounded = self._bound(z.movedim(1, -1))
+        rounded = bounded + (bounded.round() - bounded).detach()
+        return (rounded / self.half_width).movedim(-1, 1)
+
+    def encode(self, z: Tensor) -> Tensor:
+        """z (B, d, ...) -> codes (B, ...) int64 in 0..codebook_size-1; raises ValueError on NaN."""
+        self._check_channels(z)
+        if z.isnan().any():
+            raise ValueError(f"{int(z.isnan().sum())} of {z.numel()} inputs are NaN: has training diverged?")
+        return self.indices(self._bound(z.movedim(1, -1)).round().long() + self.half_width)
+
+    def indices(self, level_index: Tensor) -> Tensor:
+        """Level of each channel (..., d), each 0..L-1 -> codes (...)."""
+        return (level_index * self.basis).sum(-1)
+
+    def level_indices(self, codes: Tensor) -> Tensor:
+        """Codes (...) -> level of each channel (..., d)."""
+        return (codes[..., None] // self.basis) % self.levels
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """Codes (B, ...) -> values (B, d, ...) float32; raises ValueError on codes outside the codebook."""
+        _check_codes(codes, self.codebook_size)
+        return ((self.level_indices(codes) - self.half_width) / self.half_width).movedim(-1, 1)
+
+    def values_to_codes(self, values: Tensor) -> Tensor:
+        """Quantized values (B, d, ...) as ``quantize`` and ``decode`` give them -> codes (B, ...)."""
+        return self.indices((values.movedim(1, -1) * self.half_width).round().long() + self.half_width)
+
+    def forward(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """z (B, d, ...) -> (quantized z, extra loss = 0, share of the codebook in use in this batch)."""
+        used = torch.zeros(self.codebook_size, device=z.device)
+        used[self.encode(z).flatten()] = 1.0
+        return self.quantize(z), torch.zeros((), device=z.device), used.mean()
+
+    def code_features(self) -> Tensor:
+        """(codebook_size, d): the grid coordinates of every code in [-1, 1]."""
+        return self.decode(torch.arange(self.codebook_size, device=self.levels.device)[None])[0].T
+
+    def _check_channels(self, z: Tensor) -> None:
+        d = len(self.num_levels)
+        if z.ndim < 2 or z.shape[1] != d:
+            raise ValueError(f"FSQ with {d} levels needs z of shape (B, {d}, ...), got {tuple(z.shape)}.")
+
+
+class ScalarReservoirQuantizer(nn.Module):
+    """Codes at equally spaced quantiles of the numbers seen, from the smallest to the largest.
+
+    ``update`` keeps a uniform sample of everything seen (Vitter 1985, algorithm R, exactly, batch by batch);
+    the codebook is read off the filled part of it, so ten numbers are enough and no code stands for nothing.
+    A number gets the *nearest* code. Reservoir, counter and random state are all in the state dict: a stream
+    that is cut, saved and resumed gives the same codebook as one that is not. Half precision leaves it alone.
+
+    Args:
+        codebook_size: most codes to lay out; repeated values share a code, so ``num_codes`` may be smaller.
+        reservoir_size: most numbers to remember.
+        transform, inverse: increasing maps between the data's scale and the one the codes are laid out on.
+    """
+
+    def __init__(
+        self,
+        codebook_size: int = 1024,
+        reservoir_size: int = 100_000,
+        seed: int = 0,
+        transform: Callable[[Tensor], Tensor] = lambda x: x,
+        inverse: Callable[[Tensor], Tensor] = lambda x: x,
+    ):
+        super().__init__()
+        sizes = (codebook_size, reservoir_size)
+        if not all(isinstance(size, int) and size >= 2 for size in sizes):
+            raise ValueError(f"Codebook and reservoir are integers of 2 or more, got {sizes}.")
+        self.codebook_size, self.reservoir_size = codebook_size, reservoir_size
+        self.transform, self.inverse = transform, inverse
+        self.register_buffer("reservoir", torch.zeros(reservoir_size))  # in the data's unit, so exact
+        self.register_buffer("num_seen", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("generator_state", torch.Generator().manual_seed(seed).get_state())
+        self._codebook: tuple[Tensor, Tensor] | None = None  # cache: (codes, values), read off the reservoir
+
+    @torch.no_grad()
+    def update(self, x: Tensor) -> None:
+        """Take in numbers of any shape; nothing else changes the codebook. ValueError on NaN or infinity."""
+        x = torch.as_tensor(x, dtype=torch.float32, device=self.reservoir.device).flatten()
+        self._transformed(x)  # refuses what has no place on the scale, before anything has changed
+        generator = torch.Generator()
+        generator.set_state(self.generator_state.cpu())
+        first = int(self.num_seen)
+        # Item i (from 0) takes slot i while there is room, then a slot drawn from 0..i, if it has one.
+        item = torch.arange(first, first + len(x))
+        slot = (torch.rand(len(x), generator=generator, dtype=torch.float64) * (item + 1)).long()
+        slot = torch.where(item < self.reservoir_size, item, slot)
+        kept = slot < self.reservoir_size
+        # Two items of this batch may draw one slot: the later one stays, as it would one by one.
+        winner = torch.full((self.reservoir_size,), -1)
+        winner.scatter_reduce_(0, slot[kept], kept.nonzero()[:, 0], "amax")
+        slots = (winner >= 0).nonzero()[:, 0]
+        self.reservoir[slots.to(x.device)] = x[winner[slots].to(x.device)]
+        self.num_seen += len(x)
+        self.generator_state.copy_(generator.get_state())
+        self._codebook = None
+
+    def _read_codebook(self) -> tuple[Tensor, Tensor]:
+        if self._codebook is None or self._codebook[0].device != self.reservoir.device:
+            filled = self.reservoir[: min(int(self.num_seen), self.reservoir_size)]
+            if len(filled) == 0:
+                raise RuntimeError("This quantizer has seen no data: call fit (or update) first.")
+            ordered = self.transform(filled.double()).sort().values
+            last = len(filled) - 1
+            ranks = torch.linspace(0, last, self.codebook_size, dtype=torch.float64).to(filled.device)
+            low = ranks.long()
+            quantiles = torch.lerp(ordered[low], ordered[(low + 1).clamp(max=last)], ranks - low)
+            # Codes that decode to one float32 are one code, so that encode(decode(code)) is always the code.
+            values = self.inverse(quantiles).float().unique()
+            self._codebook = self.transform(values.double()), values
+        return self._codebook
+
+    @property
+    def codes(self) -> Tensor:
+        """(num_codes,) increasing float64 positions of the codes on the transformed scale."""
+        return self._read_codebook()[0]
+
+    @property
+    def values(self) -> Tensor:
+        """(num_codes,) increasing float32 values of the codes in the data's unit."""
+        return self._read_codebook()[1]
+
+    @property
+    def num_codes(self) -> int:
+        return len(self.codes)
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Numbers (...) -> codes (...) int64, the nearest on the transformed scale, at most the end ones."""
+        codes = self.codes
+        z = self._transformed(torch.as_tensor(x, dtype=torch.float32, device=codes.device))
+        return torch.bucketize(z, (codes[1:] + codes[:-1]) / 2)
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """Codes (...) -> values (...) float32; raises ValueError on codes outside the codebook."""
+        _check_codes(codes, self.num_codes)
+        return self.values[codes]
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """x (...) -> (nearest value, extra loss = 0, share of the codebook in use). Learns in train mode."""
+        if self.training:
+            self.update(x)
+        codes = self.encode(x)
+        used = codes.unique().numel() / torch.tensor(self.num_codes)
+        return self.decode(codes), torch.zeros((), device=x.device), used
+
+    def code_features(self) -> Tensor:
+        """(num_codes, 2): where a code lies, as standardised position and as normal score of its rank."""
+        centred = self.codes - self.codes.mean()
+        rank = (torch.arange(len(centred), device=centred.device, dtype=torch.float64) + 0.5) / len(centred)
+        spread = centred.std(correction=0)
+        position = centred / torch.where(spread > 0, spread, 1.0)  # a lone code has no spread
+        return torch.stack([position, torch.special.ndtri(rank)], dim=1).float()
+
+    def _transformed(self, x: Tensor) -> Tensor:
+        """float64: midpoints between neighbouring or huge float32 codes have no float32."""
+        z = self.transform(x.double())
+        bad = int((~torch.isfinite(z)).sum())
+        if bad:
+            raise ValueError(
+                f"{bad} of {z.numel()} are NaN, infinite or outside the scale: mark them absent."
+            )
+        return z
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True):
+        """Moves between devices but stays float32: half precision would shift every code."""
+        self._codebook = None
+        return super()._apply(lambda t: u if (u := fn(t)).dtype == t.dtype else t.to(u.device), recurse)
+
+    def _load_from_state_dict(self, *args, **kwargs):
+        super()._load_from_state_dict(*args, **kwargs)
+        self._codebook = None
+
+
+class ScalarLogReservoirQuantizer(ScalarReservoirQuantizer):
+    """Codes laid out on log(x), for positive numbers over many decades; x <= 0 is refused."""
+
+    def __init__(self, codebook_size: int = 1024, reservoir_size: int = 100_000, seed: int = 0):
+        super().__init__(codebook_size, reservoir_size, seed, torch.log, torch.exp)
+
+
+class ScalarCompressedReservoirQuantizer(ScalarReservoirQuantizer):
+    """Codes laid out on arcsinh(x / scale): linear below ``scale``, logarithmic above it, for either sign."""
+
+    def __init__(
+        self, codebook_size: int = 1024, reservoir_size: int = 100_000, seed: int = 0, scale: float = 1.0
+    ):
+        transform, inverse = lambda x: torch.asinh(x / scale), lambda z: torch.sinh(z) * scale
+        super().__init__(codebook_size, reservoir_size, seed, transform, inverse)
+
+
+def _check_codes(codes: Tensor, size: int) -> None:
+    if codes.dtype.is_floating_point or codes.dtype == torch.bool:
+        raise TypeError(f"Codes must be integers, got {codes.dtype}.")
+    if codes.numel() and not 0 <= int(codes.min()) <= int(codes.max()) < size:
+        raise ValueError(f"Codes must lie in 0..{size - 1}, got {int(codes.min())}..{int(codes.max())}.")

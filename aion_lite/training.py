@@ -1,0 +1,263 @@
+"""One training loop for codecs and transformers: ``train(module, data, steps=...)``.
+
+The module needs ``loss(...) -> (scalar, metrics)``. Under it: accelerate (device, bf16, several processes), Muon for
+hidden matrices where the module names them (Jordan et al. 2024; torch.optim.Muon) and AdamW for the rest, linear
+warm-up then cosine. Which samples make up step s follows from (seed, s) alone, and a checkpoint holds the weights,
+the optimisers and the random state, so a run that was killed and resumed equals one that was not.
+
+Knows nothing of modalities or strategies.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Callable, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from aion_lite import checkpoint as checkpoints
+from aion_lite.data.tokens import TokenDataset
+
+
+@dataclass
+class History:
+    """What a run did: ``records`` of step, loss, metrics and validation loss; ``best_step`` is the one kept."""
+
+    records: list[dict[str, float]] = field(default_factory=list)
+    best_step: int = 0
+    best_validation: float = math.inf
+    seconds: float = 0.0
+
+    def to_frame(self):
+        import pandas as pd
+
+        return pd.DataFrame(self.records).set_index("step")
+
+
+def train(
+    module: nn.Module,
+    data: TokenDataset | Tensor,
+    *,
+    steps: int | None = None,
+    num_epochs: float | None = None,
+    batch_size: int = 256,
+    lr: float = 3e-3,
+    weight_decay: float = 0.05,
+    warmup: float = 0.05,
+    optimizer: str = "muon",
+    clip: float = 1.0,
+    ema: float | None = None,
+    seed: int = 0,
+    validation: TokenDataset | Tensor | None = None,
+    validate_every: int = 100,
+    patience: int | None = None,
+    checkpoint: str | Path | None = None,
+    checkpoint_every: int = 500,
+    device: str | None = None,
+    mixed_precision: str = "no",
+    log_every: int = 50,
+    progress: bool = True,
+    on_step: Callable[[int, nn.Module], None] | None = None,
+) -> History:
+    """Train ``module`` in place on ``data`` and leave it in eval mode.
+
+    Args:
+        data: samples, a TokenDataset or a tensor (B, ...); ``module.loss`` gets a batch of them.
+        steps, num_epochs: how long; give one of the two.
+        lr: peak rate of both optimisers (Muon's update is scaled to AdamW's size).
+        warmup: share of the steps.
+        optimizer: "muon" (for ``module.hidden_matrices()``, AdamW for the rest) or "adamw" throughout.
+        ema: decay of an average of the weights that is validated and kept in their place, e.g. 0.99.
+        validation: samples to watch every ``validate_every`` steps; the best weights are kept, and training
+            stops after ``patience`` looks without a better one.
+        checkpoint: folder to save to every ``checkpoint_every`` steps and when interrupted; resumed from if it
+            holds a checkpoint of the same run.
+        on_step: called as on_step(step, module) before each step, to change what the module does over time.
+
+    Raises ValueError on empty data or settings, FloatingPointError when the loss is no longer finite, and
+    MemoryError, naming the knobs, when a batch does not fit.
+    """
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+
+    steps = _num_steps(len(data), batch_size, steps, num_epochs)
+    AcceleratorState._reset_state()  # each run may choose its own device and precision
+    accelerator = Accelerator(cpu=device == "cpu", mixed_precision=mixed_precision)
+    if accelerator.device.type == "cpu":
+        torch.set_flush_denormal(True)  # denormals slow CPU arithmetic a hundredfold
+    module.to(accelerator.device).train()
+    data, validation = (x if x is None else x.to(accelerator.device) for x in (data, validation))
+    optimizers = [accelerator.prepare(o) for o in make_optimizers(module, optimizer, lr, weight_decay)]
+    wrapped = accelerator.prepare(_Loss(module))
+    average = _average_of(module, ema)
+    run = checkpoints.Run(
+        checkpoint, module, [o.optimizer for o in optimizers], average,
+        settings={"steps": steps, "batch_size": batch_size, "lr": lr, "seed": seed, "samples": len(data)},
+    )  # fmt: skip
+    history, start, best = History(), 0, None
+    started = time.perf_counter()
+    with _own_random_state(seed, accelerator.device):
+        if run.exists():
+            start, history, best = run.load(history)
+        bar = tqdm(range(start, steps), initial=start, total=steps, disable=not progress or not accelerator.is_main_process)
+        step = start
+        try:
+            for step in bar:
+                if on_step is not None:
+                    on_step(step, module)
+                rate = lr * lr_share(step, steps, warmup)
+                rows = batch_rows(len(data), batch_size, seed, step)[accelerator.process_index :: accelerator.num_processes]
+                try:
+                    loss, metrics = wrapped(data[rows.to(accelerator.device)])
+                    accelerator.backward(loss)
+                except torch.OutOfMemoryError:
+                    raise MemoryError(
+                        f"A batch of {batch_size} does not fit on {accelerator.device}: lower batch_size, the model's "
+                        f"num_inputs or num_targets, or set mixed_precision='bf16'."
+                    ) from None
+                accelerator.clip_grad_norm_(module.parameters(), clip)
+                for opt in optimizers:
+                    for group in opt.param_groups:
+                        group["lr"] = rate
+                    opt.step()
+                    opt.zero_grad(set_to_none=True)
+                if average is not None:
+                    average.update_parameters(module)
+                last = step + 1 == steps
+                if (step + 1) % log_every == 0 or last:
+                    _record(history, step + 1, {"loss": loss, **metrics})
+                    bar.set_postfix(loss=f"{history.records[-1]['loss']:.3f}")
+                if validation is not None and ((step + 1) % validate_every == 0 or last):
+                    value = evaluate_loss(average.module if average else module, validation, batch_size, seed)
+                    _record(history, step + 1, {"validation": value})
+                    if value < history.best_validation:
+                        history.best_validation, history.best_step = value, step + 1
+                        best = _copy_state(average.module if average else module)
+                    elif patience is not None and step + 1 - history.best_step >= patience * validate_every:
+                        break
+                if checkpoint and (step + 1) % checkpoint_every == 0:
+                    run.save(step + 1, history, best)
+        except KeyboardInterrupt:
+            if checkpoint:
+                run.save(step, history, best)
+            raise
+    if best is None:
+        history.best_step = step + 1 if steps > start else start
+        best = _copy_state(average.module) if average is not None else None
+    if best is not None:
+        module.load_state_dict(best)
+    module.eval()
+    history.seconds += time.perf_counter() - started
+    return history
+
+
+@torch.no_grad()
+def evaluate_loss(module: nn.Module, data: TokenDataset | Tensor, batch_size: int = 256, seed: int = 0) -> float:
+    """Mean of ``module.loss`` over ``data`` in eval mode; the same seed draws the same masks."""
+    was_training = module.training
+    module.eval()
+    device = next(module.parameters()).device
+    with _own_random_state(seed, device):
+        batches = [data[i : i + batch_size] for i in range(0, len(data), batch_size)]
+        losses = [module.loss(*_arguments(batch))[0] * len(batch) for batch in batches]
+    module.train(was_training)
+    return float(sum(losses)) / len(data)
+
+
+def batch_rows(num_samples: int, batch_size: int, seed: int, step: int) -> Tensor:
+    """Rows of step ``step``: pass after pass over all samples, each in an order of its own, no pass cut short."""
+    first = step * batch_size
+    rows = []
+    for epoch in range(first // num_samples, (first + batch_size - 1) // num_samples + 1):
+        generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+        order = torch.randperm(num_samples, generator=generator)
+        rows.append(order[max(first - epoch * num_samples, 0) : first + batch_size - epoch * num_samples])
+    return torch.cat(rows)
+
+
+def lr_share(step: int, steps: int, warmup: float) -> float:
+    """Share of the peak rate: linear to 1 over ``warmup * steps`` steps, then half a cosine to 0."""
+    rise = max(1, round(warmup * steps))
+    if step < rise:
+        return (step + 1) / rise
+    return 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
+
+
+def make_optimizers(module: nn.Module, optimizer: str, lr: float, weight_decay: float) -> list[torch.optim.Optimizer]:
+    """Muon for the hidden matrices and AdamW for the rest, or AdamW alone; only matrices decay."""
+    if optimizer not in ("muon", "adamw"):
+        raise ValueError(f"optimizer must be 'muon' or 'adamw', got {optimizer!r}.")
+    hidden = [p for p in getattr(module, "hidden_matrices", list)() if p.requires_grad] if optimizer == "muon" else []
+    chosen = {id(p) for p in hidden}
+    rest = [p for p in module.parameters() if p.requires_grad and id(p) not in chosen]
+    groups = [
+        {"params": [p for p in rest if p.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    out = [torch.optim.AdamW([g for g in groups if g["params"]], lr=lr, betas=(0.9, 0.95))] if rest else []
+    if hidden:
+        out.append(torch.optim.Muon(hidden, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"))
+    return out
+
+
+class _Loss(nn.Module):
+    """Makes ``module.loss`` the forward, so that accelerate's wrappers see it."""
+
+    def __init__(self, module: nn.Module):
+        super().__init__()
+        self.module = module
+
+    def forward(self, batch: Any):
+        return self.module.loss(*_arguments(batch))
+
+
+def _arguments(batch: Any) -> Sequence[Any]:
+    return (batch.tokens, batch.present) if isinstance(batch, TokenDataset) else (batch,)
+
+
+def _num_steps(num_samples: int, batch_size: int, steps: int | None, num_epochs: float | None) -> int:
+    if num_samples == 0:
+        raise ValueError("There is no sample to train on.")
+    if (steps is None) == (num_epochs is None):
+        raise ValueError(f"Give either steps or num_epochs, got steps={steps} and num_epochs={num_epochs}.")
+    steps = steps if steps is not None else math.ceil(num_epochs * num_samples / batch_size)
+    if steps < 1 or batch_size < 1:
+        raise ValueError(f"Training needs at least one step and one sample a batch, got {steps} and {batch_size}.")
+    return steps
+
+
+def _average_of(module: nn.Module, ema: float | None):
+    if ema is None:
+        return None
+    average = torch.optim.swa_utils.get_ema_multi_avg_fn(ema)
+    return torch.optim.swa_utils.AveragedModel(module, multi_avg_fn=average)
+
+
+def _record(history: History, step: int, values: dict[str, Any]) -> None:
+    numbers = {k: float(v) for k, v in values.items()}
+    if not math.isfinite(numbers.get("loss", 0.0)):
+        raise FloatingPointError(f"The loss is {numbers['loss']} at step {step}: lower lr, or look for extreme values.")
+    if history.records and history.records[-1]["step"] == step:
+        history.records[-1].update(numbers)
+    else:
+        history.records.append({"step": step, **numbers})
+
+
+def _copy_state(module: nn.Module) -> dict[str, Tensor]:
+    return copy.deepcopy({k: v.detach() for k, v in module.state_dict().items()})
+
+
+@contextmanager
+def _own_random_state(seed: int, device: torch.device):
+    """Seeded inside, and the caller's random state back afterwards."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield

@@ -1,0 +1,42 @@
+"""Gate 4: every notebook runs with a second set of parameters and records what it ran with."""
+
+import json
+
+import nbformat
+import pytest
+from check_notebooks import FOLDER
+
+from aion_lite import cli
+
+# A small run away from the defaults for each notebook, and what must hold of its results.json.
+SECOND_RUN = {
+    "01_predict_redshifts": ({"seed": 1}, lambda results: results["summary"]),
+}
+NOTEBOOKS = sorted(path.stem for path in FOLDER.glob("[0-9][0-9]_*.py"))
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_second_parameters_reach_the_results(name, tmp_path):
+    assert name in SECOND_RUN, f"give {name} a second set of parameters in this file"
+    values, holds = SECOND_RUN[name]
+    source = FOLDER / f"{name}.py"
+    known = cli.parameters(cli.read_notebook(source))
+    assert set(values) <= set(known)
+    given = [part for key, value in values.items() for part in ("-p", f"{key}={value}")]
+    assert cli.main(["run", str(source), *given, "-o", str(tmp_path)]) == 0
+
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["summary"].strip() and "\n" not in results["summary"]
+    assert {key: results["parameters"][key] for key in values} == values
+    assert holds(results), results
+    made = nbformat.read(tmp_path / f"{name}.ipynb", as_version=4)
+    assert all(cell.execution_count for cell in made.cells if cell.cell_type == "code")
+    assert list(tmp_path.glob("*.png")), "its figures go to output_dir as well"
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_unknown_parameters_are_refused(name, tmp_path, capsys):
+    argv = ["run", str(FOLDER / f"{name}.py"), "-p", "nosuch=1", "-o", str(tmp_path / "out")]
+    assert cli.main(argv) == 2
+    assert "has no parameter 'nosuch'" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
