@@ -294,13 +294,12 @@ def check_names(modalities: Sequence[Modality]) -> dict[str, Modality]:
 
 
 def _as_tensor(values: Any, modality: Modality) -> torch.Tensor:
+    if isinstance(values, torch.Tensor):
+        return values
     try:
-        if not isinstance(values, torch.Tensor):
-            values = np.asarray(values)
-            values = values.astype(
-                values.dtype.newbyteorder("="), copy=not values.flags.writeable
-            )  # FITS: ">f4"
-        return torch.as_tensor(values)
+        array = np.asarray(values)
+        native = array.dtype.newbyteorder("=")  # FITS files hold big-endian numbers, which torch can't read
+        return torch.as_tensor(array.astype(native, copy=not array.flags.writeable))
     except (TypeError, ValueError):
         kind = type(values).__name__
         raise TypeError(f"{modality} needs an array or tensor of numbers, got {kind}.") from None

@@ -1,9 +1,10 @@
 """One training loop for codecs and transformers: ``train(module, data, steps=...)``.
 
-The module needs ``loss(...) -> (scalar, metrics)``. Under it: accelerate (device, bf16, several processes), Muon for
-hidden matrices where the module names them (Jordan et al. 2024; torch.optim.Muon) and AdamW for the rest, linear
-warm-up then cosine. Which samples make up step s follows from (seed, s) alone, and a checkpoint holds the weights,
-the optimisers and the random state, so a run that was killed and resumed equals one that was not.
+The module needs ``loss(...) -> (scalar, metrics)``; one that has ``check(data)`` is asked once, at the start.
+Under it: accelerate (device, bf16, several processes), Muon for hidden matrices where the module names them
+(Jordan et al. 2024; torch.optim.Muon) and AdamW for the rest, linear warm-up then cosine. Which samples make
+up step s follows from (seed, s) alone, and a checkpoint holds the weights, the optimisers and the random
+state, so a run that was killed and resumed equals one that was not.
 
 Knows nothing of modalities or strategies.
 """
@@ -29,7 +30,7 @@ from aion_lite.data.tokens import TokenDataset
 
 @dataclass
 class History:
-    """What a run did: ``records`` of step, loss, metrics and validation loss; ``best_step`` is the one kept."""
+    """What a run did: ``records`` of step, loss, metrics, validation loss; ``best_step`` is the one kept."""
 
     records: list[dict[str, float]] = field(default_factory=list)
     best_step: int = 0
@@ -78,8 +79,8 @@ def train(
         ema: decay of an average of the weights that is validated and kept in their place, e.g. 0.99.
         validation: samples to watch every ``validate_every`` steps; the best weights are kept, and training
             stops after ``patience`` looks without a better one.
-        checkpoint: folder to save to every ``checkpoint_every`` steps and when interrupted; resumed from if it
-            holds a checkpoint of the same run.
+        checkpoint: folder to save to every ``checkpoint_every`` steps, at the end and on Ctrl-C (which
+            waits for the end of a step); resumed from if it holds a checkpoint of the same run.
         on_step: called as on_step(step, module) before each step, to change what the module does over time.
 
     Raises ValueError on empty data or settings, FloatingPointError when the loss is no longer finite, and
@@ -89,83 +90,106 @@ def train(
     from accelerate.state import AcceleratorState
 
     steps = _num_steps(len(data), batch_size, steps, num_epochs)
-    AcceleratorState._reset_state()  # each run may choose its own device and precision
+    lr, weight_decay = float(lr), float(weight_decay)  # numpy's would be refused as code in a checkpoint
+    # Each run may choose its own device and precision, unless processes have been joined into a group.
+    AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
     accelerator = Accelerator(cpu=device == "cpu", mixed_precision=mixed_precision)
+    if device is not None and torch.device(device).type != accelerator.device.type:
+        raise ValueError(f"There is no device {device!r} here, but {accelerator.device.type!r}.")
     if accelerator.device.type == "cpu":
         torch.set_flush_denormal(True)  # denormals slow CPU arithmetic a hundredfold
     module.to(accelerator.device).train()
     data, validation = (x if x is None else x.to(accelerator.device) for x in (data, validation))
+    for samples in (data, validation):
+        if samples is not None and hasattr(module, "check"):
+            module.check(samples)  # once, here: to look at values in the loop would wait for the device
     optimizers = [accelerator.prepare(o) for o in make_optimizers(module, optimizer, lr, weight_decay)]
     wrapped = accelerator.prepare(_Loss(module))
     average = _average_of(module, ema)
     run = checkpoints.Run(
         checkpoint, module, [o.optimizer for o in optimizers], average,
-        settings={"steps": steps, "batch_size": batch_size, "lr": lr, "seed": seed, "samples": len(data)},
+        settings={
+            "steps": steps, "batch_size": batch_size, "lr": lr, "seed": seed, "samples": len(data),
+            "optimizer": optimizer, "weight_decay": weight_decay, "warmup": warmup, "clip": clip, "ema": ema,
+        },
     )  # fmt: skip
     history, start, best = History(), 0, None
-    started = time.perf_counter()
-    with _own_random_state(seed, accelerator.device):
+    with _own_random_state(seed), checkpoints.whole_steps(checkpoint) as interrupted:
         if run.exists():
             start, history, best = run.load(history)
-        bar = tqdm(range(start, steps), initial=start, total=steps, disable=not progress or not accelerator.is_main_process)
-        step = start
-        try:
-            for step in bar:
-                if on_step is not None:
-                    on_step(step, module)
-                rate = lr * lr_share(step, steps, warmup)
-                rows = batch_rows(len(data), batch_size, seed, step)[accelerator.process_index :: accelerator.num_processes]
-                try:
-                    loss, metrics = wrapped(data[rows.to(accelerator.device)])
-                    accelerator.backward(loss)
-                except torch.OutOfMemoryError:
-                    raise MemoryError(
-                        f"A batch of {batch_size} does not fit on {accelerator.device}: lower batch_size, the model's "
-                        f"num_inputs or num_targets, or set mixed_precision='bf16'."
-                    ) from None
-                accelerator.clip_grad_norm_(module.parameters(), clip)
-                for opt in optimizers:
-                    for group in opt.param_groups:
-                        group["lr"] = rate
-                    opt.step()
-                    opt.zero_grad(set_to_none=True)
-                if average is not None:
-                    average.update_parameters(module)
-                last = step + 1 == steps
-                if (step + 1) % log_every == 0 or last:
-                    _record(history, step + 1, {"loss": loss, **metrics})
-                    bar.set_postfix(loss=f"{history.records[-1]['loss']:.3f}")
-                if validation is not None and ((step + 1) % validate_every == 0 or last):
-                    value = evaluate_loss(average.module if average else module, validation, batch_size, seed)
-                    _record(history, step + 1, {"validation": value})
-                    if value < history.best_validation:
-                        history.best_validation, history.best_step = value, step + 1
-                        best = _copy_state(average.module if average else module)
-                    elif patience is not None and step + 1 - history.best_step >= patience * validate_every:
-                        break
-                if checkpoint and (step + 1) % checkpoint_every == 0:
-                    run.save(step + 1, history, best)
-        except KeyboardInterrupt:
-            if checkpoint:
+        started = time.perf_counter() - history.seconds
+
+        def save(step: int) -> None:
+            history.seconds = time.perf_counter() - started
+            if accelerator.is_main_process:
                 run.save(step, history, best)
-            raise
+
+        quiet = not progress or not accelerator.is_main_process
+        bar = tqdm(range(start, steps), initial=start, total=steps, disable=quiet)
+        done = start
+        for step in bar:
+            # Asked here and not after the look, so that a resumed run stops where an uninterrupted one does.
+            if patience is not None and validation is not None:
+                if step - history.best_step >= max(patience, 1) * validate_every:
+                    break
+            if on_step is not None:
+                try:
+                    on_step(step, module)
+                except KeyboardInterrupt:
+                    save(step)
+                    raise
+            rows = batch_rows(len(data), batch_size, seed, step)
+            rows = rows[accelerator.process_index :: accelerator.num_processes].to(accelerator.device)
+            try:
+                loss, metrics = wrapped(data[rows])
+                accelerator.backward(loss)
+            except torch.OutOfMemoryError:
+                raise MemoryError(
+                    f"A batch of {batch_size} does not fit on {accelerator.device}: lower batch_size, the "
+                    f"model's num_inputs or num_targets, or set mixed_precision='bf16'."
+                ) from None
+            accelerator.clip_grad_norm_(module.parameters(), clip)
+            for opt in optimizers:
+                for group in opt.param_groups:
+                    group["lr"] = lr * lr_share(step, steps, warmup)
+                opt.step()
+                opt.zero_grad(set_to_none=True)
+            if average is not None:
+                average.update_parameters(module)
+            done, last = step + 1, step + 1 == steps
+            if done % log_every == 0 or last:
+                _record(history, done, {"loss": loss.detach(), **metrics})
+                bar.set_postfix(loss=f"{history.records[-1]['loss']:.3f}")
+            if validation is not None and (done % validate_every == 0 or last):
+                watched = module if average is None else average.module
+                value = evaluate_loss(watched, validation, batch_size, seed)
+                _record(history, done, {"validation": value})
+                if value < history.best_validation:
+                    history.best_validation, history.best_step, best = value, done, _copy_state(watched)
+            if done % checkpoint_every == 0 or last or interrupted:
+                save(done)
+            if interrupted:
+                raise KeyboardInterrupt
     if best is None:
-        history.best_step = step + 1 if steps > start else start
+        history.best_step = done
         best = _copy_state(average.module) if average is not None else None
     if best is not None:
         module.load_state_dict(best)
     module.eval()
-    history.seconds += time.perf_counter() - started
+    history.seconds = time.perf_counter() - started
     return history
 
 
 @torch.no_grad()
-def evaluate_loss(module: nn.Module, data: TokenDataset | Tensor, batch_size: int = 256, seed: int = 0) -> float:
+def evaluate_loss(
+    module: nn.Module, data: TokenDataset | Tensor, batch_size: int = 256, seed: int = 0
+) -> float:
     """Mean of ``module.loss`` over ``data`` in eval mode; the same seed draws the same masks."""
+    if len(data) == 0:
+        raise ValueError("There is no sample to score.")
     was_training = module.training
     module.eval()
-    device = next(module.parameters()).device
-    with _own_random_state(seed, device):
+    with _own_random_state(seed):
         batches = [data[i : i + batch_size] for i in range(0, len(data), batch_size)]
         losses = [module.loss(*_arguments(batch))[0] * len(batch) for batch in batches]
     module.train(was_training)
@@ -173,7 +197,7 @@ def evaluate_loss(module: nn.Module, data: TokenDataset | Tensor, batch_size: in
 
 
 def batch_rows(num_samples: int, batch_size: int, seed: int, step: int) -> Tensor:
-    """Rows of step ``step``: pass after pass over all samples, each in an order of its own, no pass cut short."""
+    """Rows of step ``step``: pass after pass over all samples, each in its own order, no pass cut short."""
     first = step * batch_size
     rows = []
     for epoch in range(first // num_samples, (first + batch_size - 1) // num_samples + 1):
@@ -191,11 +215,14 @@ def lr_share(step: int, steps: int, warmup: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
 
 
-def make_optimizers(module: nn.Module, optimizer: str, lr: float, weight_decay: float) -> list[torch.optim.Optimizer]:
+def make_optimizers(
+    module: nn.Module, optimizer: str, lr: float, weight_decay: float
+) -> list[torch.optim.Optimizer]:
     """Muon for the hidden matrices and AdamW for the rest, or AdamW alone; only matrices decay."""
     if optimizer not in ("muon", "adamw"):
         raise ValueError(f"optimizer must be 'muon' or 'adamw', got {optimizer!r}.")
-    hidden = [p for p in getattr(module, "hidden_matrices", list)() if p.requires_grad] if optimizer == "muon" else []
+    hidden = getattr(module, "hidden_matrices", list)() if optimizer == "muon" else []
+    hidden = [p for p in hidden if p.requires_grad]
     chosen = {id(p) for p in hidden}
     rest = [p for p in module.parameters() if p.requires_grad and id(p) not in chosen]
     groups = [
@@ -226,12 +253,14 @@ def _arguments(batch: Any) -> Sequence[Any]:
 def _num_steps(num_samples: int, batch_size: int, steps: int | None, num_epochs: float | None) -> int:
     if num_samples == 0:
         raise ValueError("There is no sample to train on.")
+    if batch_size < 1:
+        raise ValueError(f"Training needs at least one sample a batch, got {batch_size}.")
     if (steps is None) == (num_epochs is None):
         raise ValueError(f"Give either steps or num_epochs, got steps={steps} and num_epochs={num_epochs}.")
     steps = steps if steps is not None else math.ceil(num_epochs * num_samples / batch_size)
-    if steps < 1 or batch_size < 1:
-        raise ValueError(f"Training needs at least one step and one sample a batch, got {steps} and {batch_size}.")
-    return steps
+    if steps < 1:
+        raise ValueError(f"Training needs at least one step, got {steps}.")
+    return int(steps)
 
 
 def _average_of(module: nn.Module, ema: float | None):
@@ -244,7 +273,9 @@ def _average_of(module: nn.Module, ema: float | None):
 def _record(history: History, step: int, values: dict[str, Any]) -> None:
     numbers = {k: float(v) for k, v in values.items()}
     if not math.isfinite(numbers.get("loss", 0.0)):
-        raise FloatingPointError(f"The loss is {numbers['loss']} at step {step}: lower lr, or look for extreme values.")
+        raise FloatingPointError(
+            f"The loss is {numbers['loss']} at step {step}: lower lr, or look for extreme values."
+        )
     if history.records and history.records[-1]["step"] == step:
         history.records[-1].update(numbers)
     else:
@@ -256,8 +287,8 @@ def _copy_state(module: nn.Module) -> dict[str, Tensor]:
 
 
 @contextmanager
-def _own_random_state(seed: int, device: torch.device):
+def _own_random_state(seed: int):
     """Seeded inside, and the caller's random state back afterwards."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):  # manual_seed seeds them all
         torch.manual_seed(seed)
         yield

@@ -113,7 +113,7 @@ class Codec(nn.Module, PyTorchModelHubMixin, library_name="aion_lite"):
         kwargs.setdefault("strict", True)  # the hub's default loads half a codec without a word
         try:
             return super().from_pretrained(str(folder), **kwargs)
-        except json.JSONDecodeError as error:
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise ValueError(f"{path / 'config.json'} is damaged ({error}): copy it again.") from None
 
     # The mixin would write a declaration without its kind, and can't tell which class to read it back as.

@@ -88,9 +88,13 @@ class CodecManager(nn.Module):
             raise FileNotFoundError(
                 f"{path} is missing: give the folder CodecManager.save_pretrained wrote to."
             )
+        try:
+            index = json.loads(path.read_text())
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise ValueError(f"{path} is damaged ({error}): copy it again.") from None
         classes = {c.__name__: c for c in _subclasses(Codec)}
         codecs = []
-        for name, class_name in json.loads(path.read_text()).items():
+        for name, class_name in index.items():
             if class_name not in classes:
                 raise ValueError(f"Codec {name!r} is a {class_name}, which is not defined: import it first.")
             codecs.append(classes[class_name].from_pretrained(path.parent / name))

@@ -68,7 +68,7 @@ class MultimodalDataset:
 
     @classmethod
     def from_frame(cls, frame: Any, modalities: Sequence[Modality], ids: Any = None, info: Any = None):
-        """From a pandas frame: a Table reads the columns of its Scalars and Categories, others that of their name.
+        """From a pandas frame: a Table reads the columns of its cells' names, the others that of their own.
 
         NaN (or None) means not measured. A Category's column holds its values as strings.
         """

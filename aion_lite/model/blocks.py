@@ -1,7 +1,7 @@
-"""Transformer blocks: pre-norm, SwiGLU, QK-norm, no biases, attention by torch's scaled_dot_product_attention.
+"""Transformer blocks: pre-norm, SwiGLU, QK-norm, no biases, torch's scaled_dot_product_attention.
 
-The same functions as AION's and 4M's ``Block`` and ``DecoderBlock`` (tested to 1e-12), with masks the other way
-round: here True means *may be seen*.
+The same functions as AION's and 4M's ``Block`` and ``DecoderBlock`` (tested to 1e-12), with masks the other
+way round: here True means *may be seen*.
 
 Shapes: B batch, N queries, M keys, D width, H heads, E = D / H, F hidden width of the feed-forward.
 """
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 
 class SwiGLU(nn.Module):
-    """Gated feed-forward (Shazeer 2020), F = 2/3 of mlp_ratio * D so that three matrices cost what two would."""
+    """Gated feed-forward (Shazeer 2020), F = 2/3 of mlp_ratio * D: three matrices cost what two would."""
 
     def __init__(self, dim: int, mlp_ratio: float = 4.0):
         super().__init__()
@@ -45,7 +45,9 @@ class Attention(nn.Module):
         context_BMD = x_BND if context_BMD is None else context_BMD
         B, N, D = x_BND.shape
         q_BHNE = self.q(x_BND).view(B, N, self.num_heads, -1).transpose(1, 2)
-        k_BHME, v_BHME = self.kv(context_BMD).view(B, -1, 2, self.num_heads, D // self.num_heads).permute(2, 0, 3, 1, 4)
+        k_BHME, v_BHME = (
+            self.kv(context_BMD).view(B, -1, 2, self.num_heads, D // self.num_heads).permute(2, 0, 3, 1, 4)
+        )
         out_BHNE = F.scaled_dot_product_attention(
             self.q_norm(q_BHNE).to(v_BHME.dtype), self.k_norm(k_BHME).to(v_BHME.dtype), v_BHME, attn_mask=mask
         )
@@ -83,7 +85,11 @@ class DecoderBlock(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(
-        self, x_BND: Tensor, context_BMD: Tensor, mask: Tensor | None = None, context_mask: Tensor | None = None
+        self,
+        x_BND: Tensor,
+        context_BMD: Tensor,
+        mask: Tensor | None = None,
+        context_mask: Tensor | None = None,
     ) -> Tensor:
         x_BND = x_BND + self.dropout(self.self_attention(self.norm1(x_BND), mask=mask))
         attended = self.cross_attention(self.query_norm(x_BND), self.context_norm(context_BMD), context_mask)

@@ -1,8 +1,9 @@
 """How codes enter and leave the transformer: by their geometry, or by a table.
 
-Looking a code up in a table forgets that code 511 lies beside 512, so every row must be learnt from samples of
-its own. Where a quantizer knows where its codes lie, a code is embedded by that place (low Fourier features of it
-through a small network; Tancik et al., NeurIPS 2020), and learnt with targets that spread over its neighbours.
+Looking a code up in a table forgets that code 511 lies beside 512, so every row must be learnt from samples
+of its own. Where a quantizer knows where its codes lie, a code is embedded by that place (low Fourier
+features of it through a small network; Tancik et al., NeurIPS 2020), and learnt with targets that spread over
+its neighbours.
 
 One network and one output matrix serve all modalities of a geometry, so cost follows the tokens and not the
 catalogue, and nothing here waits for the host.
@@ -23,7 +24,7 @@ from aion_lite.codecs.base import TokenSpec
 
 
 class ValueEmbedding(nn.Module):
-    """Embeds a code by where it lies: its coordinates x and sin, cos of pi/4 x, pi/2 x, ..., through one hidden layer.
+    """Embeds a code by where it lies: x and the sin, cos of pi/4 x, pi/2 x, ..., through a network.
 
     Few and slow waves: with fast ones the embedding is a table again (measured in *Predict redshifts*).
     """
@@ -31,11 +32,14 @@ class ValueEmbedding(nn.Module):
     def __init__(self, specs: Mapping[str, TokenSpec], dim: int, num_frequencies: int):
         super().__init__()
         width = max(spec.features.shape[1] for spec in specs.values())
-        features = torch.cat([F.pad(s.features.float().cpu(), (0, width - s.features.shape[1])) for s in specs.values()])
+        features = [s.features.float().cpu() for s in specs.values()]
+        features = torch.cat([F.pad(f, (0, width - f.shape[1])) for f in features])
+        frequencies = math.pi / 4 * 2.0 ** torch.arange(num_frequencies)
         self.register_buffer("features", features)  # (all codes, width)
-        self.register_buffer("frequencies", math.pi / 4 * 2.0 ** torch.arange(num_frequencies), persistent=False)
+        self.register_buffer("frequencies", frequencies, persistent=False)
         self.inner = nn.Linear(width * (2 * num_frequencies + 1), 2 * dim)
-        self.bias = nn.Embedding(len(specs), 2 * dim)  # one a modality: the same place means another thing elsewhere
+        # One bias a modality: the same place means another thing elsewhere.
+        self.bias = nn.Embedding(len(specs), 2 * dim)
         self.outer = nn.Linear(2 * dim, dim)
 
     def forward(self, row_BN: Tensor, member_BN: Tensor) -> Tensor:
@@ -48,7 +52,7 @@ class ValueEmbedding(nn.Module):
 
 
 class CodeEmbedding(nn.Module):
-    """Codes (B, N) of given modalities (B, N) -> (B, N, D): by value where there is geometry, else by a table.
+    """Codes (B, N) of given modalities (B, N) -> (B, N, D): by value where there is geometry, else by table.
 
     ``embedding="table"`` uses tables throughout, as AION and 4M do.
     """
@@ -85,21 +89,22 @@ class CodeEmbedding(nn.Module):
 class CodeHead(nn.Module):
     """(B, N, D) of given modalities -> log-probabilities (B, N, K) over each token's own codebook.
 
-    Codes on a line share one output matrix, row k for the k-th code in order; the others have rows of their own.
-    Entries beyond a modality's codebook are minus infinity.
+    Codes on a line share one output matrix, row k for the k-th code in order; the others have rows of their
+    own. Entries beyond a modality's codebook are minus infinity.
     """
 
     def __init__(self, specs: Mapping[str, TokenSpec], dim: int, embedding: str):
         super().__init__()
         sizes = [spec.vocab_size for spec in specs.values()]
         ordinal = [embedding == "value" and spec.geometry == "ordinal" for spec in specs.values()]
-        first = [0 if o else sum(k for k, p in zip(sizes[:g], ordinal[:g], strict=True) if not p) for g, o in enumerate(ordinal)]
+        own_sizes = [0 if o else k for k, o in zip(sizes, ordinal, strict=True)]
+        first = [0 if o else sum(own_sizes[:g]) for g, o in enumerate(ordinal)]
+        num_own = sum(own_sizes)
         self.num_codes = max(sizes)
         self.register_buffer("size", torch.tensor(sizes), persistent=False)
         self.register_buffer("is_ordinal", torch.tensor(ordinal), persistent=False)
         self.register_buffer("first_row", torch.tensor(first), persistent=False)
         num_ordinal = max((k for k, o in zip(sizes, ordinal, strict=True) if o), default=0)
-        num_own = sum(k for k, o in zip(sizes, ordinal, strict=True) if not o)
         self.norm = nn.LayerNorm(dim, bias=False)
         self.shared = nn.Linear(dim, num_ordinal, bias=False) if num_ordinal else None
         self.own = nn.Linear(dim, num_own, bias=False) if num_own else None
@@ -115,14 +120,16 @@ class CodeHead(nn.Module):
         if self.own is not None:
             own = self.own(h_BND).float()
             row_BNK = (self.first_row[modality_BN][..., None] + code_K).clamp(max=own.shape[-1] - 1)
-            logits_BNK = torch.where(self.is_ordinal[modality_BN][..., None], logits_BNK, own.gather(-1, row_BNK))
+            is_ordinal_BN1 = self.is_ordinal[modality_BN][..., None]
+            logits_BNK = torch.where(is_ordinal_BN1, logits_BNK, own.gather(-1, row_BNK))
         return logits_BNK.masked_fill(outside_BNK, float("-inf")).log_softmax(-1)
 
     def spread_targets(self, code_BN: Tensor, modality_BN: Tensor, smoothing: float) -> Tensor:
-        """Target distributions (B, N, K): on a line, a Gaussian of ``smoothing`` times the codebook around the code."""
+        """Target distributions (B, N, K): on a line a Gaussian, ``smoothing`` times the codebook wide."""
         code_K = torch.arange(self.num_codes, device=code_BN.device)
         size_BN1 = self.size[modality_BN][..., None]
         distance = (code_K - code_BN[..., None]) / (smoothing * size_BN1)
         weight = torch.exp(-0.5 * distance.square()) * (code_K < size_BN1)
         exact = F.one_hot(code_BN, self.num_codes).float()
-        return torch.where(self.is_ordinal[modality_BN][..., None], weight / weight.sum(-1, keepdim=True), exact)
+        spread = weight / weight.sum(-1, keepdim=True)
+        return torch.where(self.is_ordinal[modality_BN][..., None], spread, exact)

@@ -32,10 +32,14 @@ def generate(
         temperature: 1 samples the model's law, below 1 sharpens it, 0 takes the likeliest code.
     """
     if temperature < 0 or num_steps < 1:
-        raise ValueError(f"generate needs temperature >= 0 and num_steps >= 1, got {temperature} and {num_steps}.")
+        raise ValueError(
+            f"generate needs temperature >= 0 and num_steps >= 1, got {temperature} and {num_steps}."
+        )
     device = model.modality_T.device
     code_BT, known_BT = model.flatten(inputs.tokens, inputs.present)
-    asked_T = torch.isin(model.modality_T, torch.tensor([model.names.index(n) for n in targets], device=device))
+    asked_T = torch.isin(
+        model.modality_T, torch.tensor([model.names.index(n) for n in targets], device=device)
+    )
     num_asked, B = int(asked_T.sum()), len(code_BT)
     noise_BT = torch.rand(code_BT.shape, generator=generator, device=device)
     order_BA = noise_BT.masked_fill(~asked_T, 2.0).argsort(1)[:, :num_asked]  # random order, one a sample

@@ -1,13 +1,16 @@
 """Which tokens enter the encoder and which are asked of the decoder: AION's budgets, a batch at a time.
 
-AION-1 (arXiv 2510.17960, section 4.2 and appendix B): the input budget goes first to a uniform number of tokens
-of one modality drawn at random, then to the other modalities' tokens alike; the output budget is shared out by a
-Beta(0.1, 1) law, heavy at zero, with one modality drawn first and unconstrained. Two things differ here, because
-a data set of ten scalars is not a data set of two thousand tokens: the input budget of each sample is itself
-drawn between ``min_inputs`` and ``num_inputs``, so that every number of inputs is met in training, and output
-budget that the Beta law leaves unused goes to the tokens that remain instead of going to waste.
+AION-1 (arXiv 2510.17960, section 4.2 and appendix B): the input budget goes first to a uniform number of
+tokens of one modality drawn at random, then to the other modalities' tokens alike; the output budget is
+shared out by a Beta(0.1, 1) law, heavy at zero, with one modality drawn first and unconstrained. Two things
+differ here, because a data set of ten scalars is not a data set of two thousand tokens: the input budget of
+each sample is itself drawn between ``min_inputs`` and ``num_inputs``, so that every number of inputs is met
+in training, and output budget that the Beta law leaves unused goes to the tokens that remain instead of going
+to waste.
 
-No loop over samples, no host synchronisation. B samples, T token places of all modalities in a row, G modalities.
+No loop over samples, no host synchronisation.
+
+B samples, T token places of all modalities in a row, G modalities.
 """
 
 from __future__ import annotations
@@ -52,28 +55,30 @@ def sample_masks(
     first_B = _draw_modality(counts_BG, uniform(B, num_modalities))
     rank_BT = _rank_within_modality(uniform(B, T), enter_BT, modality_T)
 
-    # Inputs: `quota` tokens of the first modality, then the others in random order; the rest of the first one last.
+    # Inputs: `quota` tokens of the first modality, then the others in random order, then its other tokens.
     quota_B = (uniform(B) * counts_BG.gather(1, first_B[:, None])[:, 0]).floor() + 1
     is_first_BT = modality_T == first_B[:, None]
-    order_BT = uniform(B, T) + torch.where(is_first_BT, torch.where(rank_BT < quota_B[:, None], 2.0, -2.0), 0.0)
-    order_BT = order_BT.masked_fill(~enter_BT, -9.0)
+    rise_BT = torch.where(is_first_BT, torch.where(rank_BT < quota_B[:, None], 2.0, -2.0), 0.0)
+    order_BT = (uniform(B, T) + rise_BT).masked_fill(~enter_BT, -9.0)
     available_B = present_BT.sum(1)
     most_B = (available_B - 1).clamp(min=0, max=num_inputs)
     least_B = most_B.clamp(max=min_inputs)
     budget_B = least_B + (uniform(B) * (most_B - least_B + 1)).floor().long()
-    # Tokens of the first modality beyond its quota may not enter, as long as something else can.
-    eligible_B = (order_BT > -1.0).sum(1)
-    budget_B = torch.minimum(budget_B, eligible_B.clamp(min=1)).minimum(most_B)
+    # Tokens of the first modality beyond its quota enter only where min_inputs asks for them; what is absent
+    # or held out never enters, not even where there is nothing else.
+    eligible_B = torch.maximum((order_BT > -1.0).sum(1), least_B).minimum(enter_BT.sum(1))
+    budget_B = torch.minimum(budget_B, eligible_B)
     input_BI = order_BT.topk(min(num_inputs, T), dim=1).indices
     is_input_BI = torch.arange(input_BI.shape[1], device=device) < budget_B[:, None]
 
-    # Targets: what is present and not an input; one modality first, the others up to their Beta share, then the rest.
+    # Targets: what is present and no input; one modality first, the others by Beta share, then the rest.
     free_BT = present_BT.scatter(1, input_BI, present_BT.gather(1, input_BI) & ~is_input_BI)
     free_BG = torch.zeros_like(counts_BG).index_add_(1, modality_T, free_BT.float())
     first_B = _draw_modality(free_BG, uniform(B, num_modalities))
-    share_BG = uniform(B, num_modalities) ** (1 / alpha)  # Beta(alpha, 1), by its inverse distribution function
+    share_BG = uniform(B, num_modalities) ** (1 / alpha)  # Beta(alpha, 1), by the inverse of its cdf
     share_BG = share_BG.scatter(1, first_B[:, None], 1.0)
-    within_BT = _rank_within_modality(uniform(B, T), free_BT, modality_T) < (share_BG * free_BG)[:, modality_T]
+    rank_BT = _rank_within_modality(uniform(B, T), free_BT, modality_T)
+    within_BT = rank_BT < (share_BG * free_BG)[:, modality_T]
     order_BT = uniform(B, T) + within_BT + (modality_T == first_B[:, None]) * within_BT
     target_BO = order_BT.masked_fill(~free_BT, -9.0).topk(min(num_targets, T), dim=1).indices
     return input_BI, is_input_BI, target_BO, free_BT.gather(1, target_BO)
@@ -88,6 +93,7 @@ def _rank_within_modality(noise_BT: Tensor, keep_BT: Tensor, modality_T: Tensor)
     """A random rank 0, 1, ... of each kept token among the kept tokens of its modality."""
     key_BT = modality_T * 2.0 + torch.where(keep_BT, noise_BT, 1.0 + noise_BT * 0.5)
     order_BT = key_BT.argsort(1)
-    position_BT = torch.empty_like(order_BT).scatter_(1, order_BT, torch.arange(noise_BT.shape[1], device=noise_BT.device).expand_as(order_BT))
-    start_G = torch.searchsorted(modality_T.contiguous(), modality_T.contiguous())  # places are sorted by modality
-    return position_BT - start_G
+    place_BT = torch.arange(noise_BT.shape[1], device=noise_BT.device).expand_as(order_BT)
+    position_BT = torch.empty_like(order_BT).scatter_(1, order_BT, place_BT)
+    places = modality_T.contiguous()
+    return position_BT - torch.searchsorted(places, places)  # places of a modality are neighbours

@@ -10,7 +10,9 @@ from torch import Tensor
 
 def sincos_positions(grid: Sequence[int], dim: int) -> Tensor:
     """(prod(grid), dim): the width is shared out evenly over the grid's axes; a lone token gets zeros."""
-    places = torch.cartesian_prod(*(torch.arange(n, dtype=torch.float32) for n in grid)).reshape(-1, len(grid))
+    places = torch.cartesian_prod(*(torch.arange(n, dtype=torch.float32) for n in grid)).reshape(
+        -1, len(grid)
+    )
     if len(places) == 1:
         return torch.zeros(1, dim)
     half = dim // (2 * len(grid))

@@ -53,20 +53,29 @@ class Prediction:
 
     def interval(self, level: float = 0.9) -> tuple[Tensor, Tensor]:
         """(B,), (B,): the central interval that holds the truth with probability ``level``."""
+        if not 0 < level < 1:
+            raise ValueError(f"An interval needs 0 < level < 1, got {level}.")
         return self.quantile((1 - level) / 2), self.quantile((1 + level) / 2)
 
     def log_prob(self, tokens: Tensor) -> Tensor:
-        """(B,) log-probability in nats of the true tokens (B, N), summed over them: the log-score on hard codes."""
+        """(B,) log-probability in nats of the true tokens (B, N), summed over them: hard-code log-score."""
+        if tokens.shape != self.log_probs.shape[:2]:
+            want, got = tuple(self.log_probs.shape[:2]), tuple(tokens.shape)
+            raise ValueError(f"The true tokens of {self.target!r} must be of shape {want}, got {got}.")
         return self.log_probs.gather(-1, tokens.to(self.log_probs.device)[..., None])[..., 0].sum(1)
 
     def sample(self, num_samples: int, generator: torch.Generator | None = None) -> Tensor:
         """Values (B, num_samples) drawn from the prediction (codes where there are no values)."""
         if self.log_probs.shape[1] != 1:
-            raise ValueError(f"{self.target!r} has several tokens that hang together: draw them with model.generate.")
+            raise ValueError(
+                f"{self.target!r} has several tokens that hang together: draw them with model.generate."
+            )
         codes = torch.multinomial(self.probabilities, num_samples, replacement=True, generator=generator)
         return codes if self.values is None else self.values.to(codes.device)[codes]
 
     def _line(self) -> Tensor:
         if self.values is None or self.log_probs.shape[1] != 1:
-            raise ValueError(f"{self.target!r} is not one number: use probabilities, log_prob or model.generate.")
+            raise ValueError(
+                f"{self.target!r} is not one number: use probabilities, log_prob or model.generate."
+            )
         return self.values.to(self.log_probs.device)

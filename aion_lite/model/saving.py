@@ -1,4 +1,4 @@
-"""A transformer on disk: config.json (settings and what its tokens are) and model.safetensors. Never pickle."""
+"""A transformer on disk: config.json (settings, what its tokens are) and model.safetensors, never pickle."""
 
 from __future__ import annotations
 
@@ -32,23 +32,30 @@ def load(cls: type, folder: str | Path) -> Any:
     folder = Path(folder)
     for name in ("config.json", "model.safetensors"):
         if not (folder / name).is_file():
-            raise FileNotFoundError(f"{folder / name} is missing: give the folder that save_pretrained wrote to.")
+            raise FileNotFoundError(
+                f"{folder / name} is missing: give the folder that save_pretrained wrote to."
+            )
     try:
         config = json.loads((folder / "config.json").read_text())
         tensors = load_file(folder / "model.safetensors")
     except (SafetensorError, json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"The model in {folder} is damaged or cut short ({error}): copy it again.") from None
-    specs = {
-        name: TokenSpec(
-            **{**spec, "levels": tuple(spec["levels"]), "grid": tuple(spec["grid"])},
-            features=tensors.pop(f"spec/{name}/features", None),
-            values=tensors.pop(f"spec/{name}/values", None),
-        )
-        for name, spec in config.pop("modalities").items()
-    }
-    model = cls(specs, **config)
+    try:
+        specs = {
+            name: TokenSpec(
+                **{**spec, "levels": tuple(spec["levels"]), "grid": tuple(spec["grid"])},
+                features=tensors.pop(f"spec/{name}/features", None),
+                values=tensors.pop(f"spec/{name}/values", None),
+            )
+            for name, spec in config.pop("modalities").items()
+        }
+        model = cls(specs, **config)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ValueError(f"{folder / 'config.json'} is not of a {cls.__name__} ({error!r}).") from None
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:
-        raise ValueError(f"The weights in {folder} don't fit its config.json: {str(error).splitlines()[1].strip()}") from None
+        raise ValueError(
+            f"The weights in {folder} don't fit its config.json: {str(error).splitlines()[1].strip()}"
+        ) from None
     return model.eval()

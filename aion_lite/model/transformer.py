@@ -1,11 +1,11 @@
 """MultimodalTransformer: a masked encoder-decoder over the tokens of all modalities (4M, Mizrahi et al. 2023;
 AION-1, Parker et al. 2025).
 
-- Some tokens enter the encoder, some others are asked of the decoder (``masking.py``); cost follows these budgets:
-  only the tokens that enter are embedded, and only for the tokens asked are there logits.
+- Some tokens enter the encoder, some others are asked of the decoder (``masking.py``); cost follows these
+  budgets: only the tokens that enter are embedded, and only for the tokens asked are there logits.
 - The loss is the cross-entropy per token, averaged within each modality and then over the modalities asked in
   this batch: what is absent counts in neither sum nor number.
-- A register token is always in view, so a sample with nothing measured still gets a prediction: the marginal law.
+- A register token is always in view, so a sample with nothing measured gets a prediction: the marginal law.
 
 Shapes: B samples, T token places of all modalities in a row, I inputs, O tokens asked, D width, K codes,
 G modalities.
@@ -30,6 +30,9 @@ from aion_lite.model.masking import sample_masks
 from aion_lite.model.positions import sincos_positions
 from aion_lite.model.prediction import Prediction
 
+Named = Mapping[str, Tensor]  # by modality name
+Tokens = TokenDataset | Named
+
 SIZES = {
     "small": {"d_model": 128, "nhead": 4, "num_layers": 4},
     "medium": {"d_model": 256, "nhead": 8, "num_layers": 6},
@@ -45,13 +48,13 @@ class MultimodalTransformer(nn.Module):
         modalities: a fitted CodecManager, or the TokenSpec of each modality by name.
         d_model, nhead, num_layers: width, heads, and number of blocks of encoder and decoder each.
         dropout: on every residual branch.
-        num_inputs, num_targets: most tokens a sample that enter the encoder and are asked of the decoder in training.
+        num_inputs, num_targets: most tokens of a sample that enter the encoder, are asked of the decoder.
         min_inputs: fewest tokens that enter.
         embedding: "value" embeds codes by where they lie, "table" by a learnt row each, as AION does.
-        smoothing: width of the soft targets of codes on a line, as a share of the codebook; 0 for hard targets.
+        smoothing: width of the soft targets of codes on a line, as a share of the codebook; 0 for hard ones.
         weights: modality name -> weight in the loss (1 where not named).
         hold_out: modality name -> probability that it may not enter the encoder, for what will be asked most.
-        num_frequencies: waves a coordinate in the value embedding.
+        num_frequencies: waves a coordinate in the value embedding; on the galaxies none did best.
     """
 
     def __init__(
@@ -68,28 +71,30 @@ class MultimodalTransformer(nn.Module):
         smoothing: float = 0.02,
         weights: Mapping[str, float] | None = None,
         hold_out: Mapping[str, float] | None = None,
-        num_frequencies: int = 2,
+        num_frequencies: int = 0,
     ):
         super().__init__()
-        self.specs = (
-            {n: c.token_spec() for n, c in modalities.codecs.items()}
-            if isinstance(modalities, CodecManager)
-            else dict(modalities)
-        )
+        if isinstance(modalities, CodecManager):
+            modalities = {name: codec.token_spec() for name, codec in modalities.codecs.items()}
+        self.specs = dict(modalities)
         if embedding not in ("value", "table"):
             raise ValueError(f"embedding must be 'value' or 'table', got {embedding!r}.")
+        if not self.specs:
+            raise ValueError("A model needs at least one modality, got none.")
         self.config = {
             "d_model": d_model, "nhead": nhead, "num_layers": num_layers, "dropout": dropout,
-            "num_inputs": num_inputs, "num_targets": num_targets, "min_inputs": min_inputs, "embedding": embedding,
-            "smoothing": smoothing, "weights": dict(weights or {}), "hold_out": dict(hold_out or {}),
-            "num_frequencies": num_frequencies,
+            "num_inputs": num_inputs, "num_targets": num_targets, "min_inputs": min_inputs,
+            "embedding": embedding, "smoothing": smoothing, "weights": dict(weights or {}),
+            "hold_out": dict(hold_out or {}), "num_frequencies": num_frequencies,
         }  # fmt: skip
         self.names = list(self.specs)
         self.num_inputs, self.num_targets, self.min_inputs = num_inputs, num_targets, min_inputs
         self.smoothing = 0.0 if embedding == "table" else smoothing
         sizes = [spec.num_tokens for spec in self.specs.values()]
-        self.register_buffer("modality_T", torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes)), False)
-        self.register_buffer("position_TD", torch.cat([sincos_positions(s.grid, d_model) for s in self.specs.values()]), False)
+        modality_T = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
+        position_TD = torch.cat([sincos_positions(spec.grid, d_model) for spec in self.specs.values()])
+        self.register_buffer("modality_T", modality_T, False)
+        self.register_buffer("position_TD", position_TD, False)
         self.register_buffer("weight_G", self._by_name(self.config["weights"], 1.0), False)
         self.register_buffer("hold_out_G", self._by_name(self.config["hold_out"], 0.0), False)
 
@@ -111,22 +116,21 @@ class MultimodalTransformer(nn.Module):
             nn.init.normal_(parameter, std=0.02)
 
     @classmethod
-    def of_size(cls, size: str, modalities: CodecManager | Mapping[str, TokenSpec], **kwargs) -> MultimodalTransformer:
-        """A named size: small 128/4/4, medium 256/8/6, full 512/8/12, base 768/12/12 (width / heads / blocks)."""
+    def of_size(
+        cls, size: str, modalities: CodecManager | Mapping[str, TokenSpec], **kwargs
+    ) -> MultimodalTransformer:
+        """A named size (width/heads/blocks): small 128/4/4, medium 256/8/6, full 512/8/12, base 768/12/12."""
         if size not in SIZES:
             raise ValueError(f"size must be one of {', '.join(SIZES)}, got {size!r}.")
         return cls(modalities, **{**SIZES[size], **kwargs})
 
     def loss(
-        self,
-        tokens: Mapping[str, Tensor],
-        present: Mapping[str, Tensor] | None = None,
-        generator: torch.Generator | None = None,
+        self, tokens: Named, present: Named | None = None, generator: torch.Generator | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Mask at random, predict what was masked.
 
-        Returns the loss to train on (soft targets where codes lie on a line) and, by modality, ``nll/NAME``: the
-        true cross-entropy on hard codes in nats per token, NaN for a modality that was not asked.
+        Returns the loss to train on (soft targets where codes lie on a line) and, by modality, ``nll/NAME``:
+        the true cross-entropy on hard codes in nats per token, NaN for a modality that was not asked.
         """
         code_BT, present_BT = self.flatten(tokens, present)
         input_BI, is_input_BI, target_BO, is_target_BO = sample_masks(
@@ -149,13 +153,13 @@ class MultimodalTransformer(nn.Module):
         loss = (soft_G / count_G.clamp_min(1) * weight_G).sum() / weight_G.sum().clamp_min(1e-9)
         return loss, {f"nll/{name}": nll for name, nll in zip(self.names, hard_G / count_G, strict=True)}
 
-    def forward(self, tokens: Mapping[str, Tensor], present: Mapping[str, Tensor] | None = None):
+    def forward(self, tokens: Named, present: Named | None = None):
         """The same as ``loss``."""
         return self.loss(tokens, present)
 
     @torch.no_grad()
-    def predict(self, inputs: TokenDataset | Mapping[str, Tensor], target: str, batch_size: int = 4096) -> Prediction:
-        """The distribution of ``target`` given whatever ``inputs`` hold; the target's own tokens are not looked at.
+    def predict(self, inputs: Tokens, target: str, batch_size: int = 4096) -> Prediction:
+        """The distribution of ``target`` given whatever ``inputs`` hold; its own tokens are not looked at.
 
         Tokens of a target with several are predicted each on its own: for joint samples use ``generate``.
         """
@@ -171,7 +175,7 @@ class MultimodalTransformer(nn.Module):
         return Prediction(target, torch.cat(logp)[..., : spec.vocab_size], spec.values)
 
     @torch.no_grad()
-    def embed(self, inputs: TokenDataset | Mapping[str, Tensor], pool: str | None = "mean", batch_size: int = 4096):
+    def embed(self, inputs: Tokens, pool: str | None = "mean", batch_size: int = 4096):
         """What the encoder makes of the inputs: (B, D) averaged over what was measured.
 
         ``pool=None`` gives (B, 1 + T, D), register first, and the mask (B, 1 + T) of what was measured.
@@ -186,17 +190,21 @@ class MultimodalTransformer(nn.Module):
         return torch.einsum("bt,btd->bd", weight, context)
 
     @torch.no_grad()
-    def generate(self, inputs: TokenDataset | Mapping[str, Tensor], target: str | Sequence[str], **kwargs) -> TokenDataset:
+    def generate(self, inputs: Tokens, target: str | Sequence[str], **kwargs) -> TokenDataset:
         """Joint samples of the tokens of one or several modalities; see ``aion_lite.model.generate``."""
         targets = [target] if isinstance(target, str) else list(target)
         return generate(self, self._without(inputs, targets), targets, **kwargs)
 
-    def flatten(
-        self, tokens: Mapping[str, Tensor], present: Mapping[str, Tensor] | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Tokens by name -> codes (B, T) and what is measured (B, T), every place of every modality in a row."""
+    def flatten(self, tokens: Named, present: Named | None = None) -> tuple[Tensor, Tensor]:
+        """Tokens by name -> codes (B, T) and what is measured (B, T), every place of every modality in a row.
+
+        The codes of absent tokens become 0, whatever stood there.
+        """
         present = present or {}
         B = len(next(iter(tokens.values())))
+        for name, code in tokens.items():
+            if code.shape[1:] != (self._spec(name).num_tokens,):
+                raise self._of_another_codec(name)
         codes, masks = [], []
         for name, spec in self.specs.items():
             code = tokens.get(name)
@@ -206,7 +214,7 @@ class MultimodalTransformer(nn.Module):
             else:
                 mask = present.get(name, torch.ones_like(code, dtype=torch.bool))
                 mask = mask[:, None].expand_as(code) if mask.ndim == 1 else mask
-            codes.append(code)
+            codes.append(code.masked_fill(~mask, 0))
             masks.append(mask)
         return torch.cat(codes, 1), torch.cat(masks, 1)
 
@@ -223,7 +231,7 @@ class MultimodalTransformer(nn.Module):
         return self.to_context(self.encoder_norm(x_BID)) + where_BID, mask
 
     def decode(self, place_BO: Tensor, is_target_BO: Tensor, context: Tensor, context_mask: Tensor) -> Tensor:
-        """Log-probabilities (B, O, K) of the tokens at the places asked, each over its own modality's codes."""
+        """Log-probabilities (B, O, K) of the tokens at the places asked, over their own modality's codes."""
         modality_BO = self.modality_T[place_BO]
         x_BOD = self.mask_token + self.position_TD[place_BO] + self.modality(modality_BO)
         # Queries see their own modality only; each sees itself, so that no row is empty.
@@ -232,6 +240,15 @@ class MultimodalTransformer(nn.Module):
         for block in self.decoder:
             x_BOD = block(x_BOD, context, mask, context_mask)
         return self.head(x_BOD, modality_BO)
+
+    def check(self, inputs: TokenDataset) -> None:
+        """Raise ValueError where tokens are not of this model's codecs; ``train`` calls it once."""
+        if len(inputs) == 0:
+            raise ValueError("There is no sample: at least one is needed.")
+        code_BT, _ = self.flatten(inputs.tokens, inputs.present)
+        wrong_T = ((code_BT < 0) | (code_BT >= self.head.size[self.modality_T])).any(0)
+        if wrong_T.any():
+            raise self._of_another_codec(self.names[int(self.modality_T[wrong_T][0])])
 
     def hidden_matrices(self) -> list[nn.Parameter]:
         """The matrices inside the blocks: what Muon is for (``training.py``)."""
@@ -243,7 +260,7 @@ class MultimodalTransformer(nn.Module):
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> MultimodalTransformer:
-        """Read what ``save_pretrained`` wrote; a clear error where a file is missing, damaged or of another model."""
+        """Read what ``save_pretrained`` wrote; an error where it is damaged or of another model."""
         return saving.load(cls, folder)
 
     def _encode_all(self, batch: TokenDataset) -> tuple[Tensor, Tensor]:
@@ -251,28 +268,30 @@ class MultimodalTransformer(nn.Module):
         place_BT = torch.arange(code_BT.shape[1], device=code_BT.device).expand_as(code_BT)
         return self.encode(code_BT, place_BT, present_BT)
 
-    def _without(self, inputs: TokenDataset | Mapping[str, Tensor], targets: Sequence[str]) -> TokenDataset:
+    def _without(self, inputs: Tokens, targets: Sequence[str]) -> TokenDataset:
         """Inputs checked against this model's modalities, on its device, less the targets."""
         inputs = inputs if isinstance(inputs, TokenDataset) else TokenDataset(inputs)
-        for name, code in inputs.tokens.items():
-            spec = self._spec(name)
-            if code.shape[1] != spec.num_tokens or (code.numel() and not 0 <= int(code.min()) <= int(code.max()) < spec.vocab_size):
-                raise ValueError(
-                    f"Tokens of {name!r} must be (B, {spec.num_tokens}) in 0..{spec.vocab_size - 1}: these were made by "
-                    f"another codec than the one this model was built for."
-                )
+        inputs = inputs.to(self.modality_T.device)
+        self.check(inputs)
         for name in targets:
             self._spec(name)
         kept = [name for name in inputs.tokens if name not in targets]
         if kept:
-            return inputs.select(kept).to(self.modality_T.device)
-        absent = torch.zeros(len(inputs), dtype=torch.bool)  # nothing but the targets was given: predict from nothing
-        return TokenDataset(inputs.tokens, {n: absent for n in inputs.tokens}).to(self.modality_T.device)
+            return inputs.select(kept)
+        absent = torch.zeros(len(inputs), dtype=torch.bool)  # only targets were given: predict from nothing
+        return TokenDataset(inputs.tokens, {n: absent for n in inputs.tokens})
 
     def _spec(self, name: str) -> TokenSpec:
         if name not in self.specs:
             raise ValueError(f"This model knows no modality {name!r}; it was built for {self.names}.")
         return self.specs[name]
+
+    def _of_another_codec(self, name: str) -> ValueError:
+        spec = self._spec(name)
+        return ValueError(
+            f"Tokens of {name!r} must be (B, {spec.num_tokens}) in 0..{spec.vocab_size - 1}: these were made "
+            f"by another codec than the one this model was built for."
+        )
 
     def _by_name(self, given: Mapping[str, float], default: float) -> Tensor:
         for name in given:

@@ -6,9 +6,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.model_selection import train_test_split
 
 from aion_lite.data import MultimodalDataset
-from aion_lite.modalities import Category, Image, Scalar, Table
+from aion_lite.modalities import Category, Image, Scalar, Table, Text
 
 AGE, SEX = Scalar("age", unit="years"), Category("sex", values=("female", "male"))
 LABS = Table("labs", columns=(Scalar("ph"), Category("cancer", values=("no", "yes", "metastatic"))))
@@ -68,6 +69,20 @@ def test_to_frame_refuses_an_image_and_a_column_twice():
         ds.to_frame()
 
 
+def test_text_goes_through_a_frame_and_back():
+    note = Text("note")
+    source = pd.DataFrame({"note": ["well", None, "", np.nan, "ill"]}, dtype=object)
+    ds = MultimodalDataset.from_frame(source, [note])
+    assert ds.values["note"].tolist() == ["well", "", "", "", "ill"]
+    assert ds.present["note"].tolist() == [True, False, True, False, True]  # an empty note is a note
+    again = MultimodalDataset.from_frame(ds.to_frame(), [note])
+    assert again.values["note"].tolist() == ds.values["note"].tolist()
+    assert torch.equal(again.present["note"], ds.present["note"])
+    assert ds[[4, 0]].values["note"].tolist() == ["ill", "well"] and ds[4] == {"note": "ill"}
+    with pytest.raises(TypeError, match=r"Text\('note'\) needs a sequence of strings"):
+        MultimodalDataset.from_frame(pd.DataFrame({"note": [1.5, 2.0]}), [note])
+
+
 def test_selecting_samples():
     info = {"err": np.arange(4.0)}
     ds = MultimodalDataset.from_frame(frame(), [AGE, SEX, LABS], ids=list("abca"), info=info)
@@ -113,6 +128,24 @@ def test_split_does_not_depend_on_the_order_of_samples():
     ds = MultimodalDataset([AGE], {"age": torch.arange(30.0)}, ids=ids)
     assert set(ds.split(4, seed=1)[1].ids) == set(ds[::-1].split(4, seed=1)[1].ids)
     assert set(ds.split(4, seed=1)[1].ids) != set(ds.split(4, seed=2)[1].ids)
+
+
+def test_split_of_single_samples_is_that_of_scikit_learn():
+    ds = MultimodalDataset([AGE], {"age": torch.arange(10_000.0)})
+    expected = train_test_split(np.arange(10_000), test_size=2000, random_state=0)[1]
+    assert set(ds.split(2000, seed=0)[1].ids) == set(ds.split(0.2, seed=0)[1].ids) == set(expected)
+
+
+@pytest.mark.parametrize("test", [1.0, 2.0, 0.0, -0.5, np.float32(1.0), float("nan")])
+def test_split_refuses_a_share_that_is_none(test):
+    with pytest.raises(ValueError, match=r"between 0 and 1, got .*as an int"):
+        MultimodalDataset([AGE], {"age": torch.arange(4.0)}).split(test)
+
+
+@pytest.mark.parametrize("test", [0, 4, 5, -1, 0.01])
+def test_split_refuses_an_empty_side(test):
+    with pytest.raises(ValueError, match=rf"Can't keep {test} of 4 objects"):
+        MultimodalDataset([AGE], {"age": torch.arange(4.0)}).split(test)
 
 
 def test_everything_absent_is_allowed_and_values_are_not_looked_at():

@@ -1,0 +1,84 @@
+"""Figures of the book. Each function draws on the axes it is given and returns them; style is the caller's.
+
+Takes arrays and result frames, never models or data sets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from aion_lite.evaluation import coverage, seed_interval
+
+
+def measured_shares(ax: Axes, shares: Mapping[str, float]) -> Axes:
+    """A bar a modality: how many samples have it."""
+    names = list(shares)[::-1]
+    ax.barh(names, [100 * shares[name] for name in names])
+    ax.set(xlabel="samples measured (%)", xlim=(0, 100))
+    ax.grid(axis="y", visible=False)
+    return ax
+
+
+def predicted_and_true(ax: Axes, truth: Any, median: Any, low: Any, high: Any, unit: str = "") -> Axes:
+    """Predicted median against truth, coloured by whether the interval holds the truth."""
+    truth, median, low, high = map(np.asarray, (truth, median, low, high))
+    held = (low <= truth) & (truth <= high)
+    for mask, label, style in ((held, "inside its interval", ("C0", ".")), (~held, "outside", ("C4", "x"))):
+        share = f"{label} ({mask.mean():.0%})"
+        ax.plot(truth[mask], median[mask], style[1], color=style[0], markersize=4, alpha=0.6, label=share)
+    ends = [min(truth.min(), median.min()), max(truth.max(), median.max())]
+    ax.plot(ends, ends, color="0.3", linewidth=1)
+    ax.set(xlabel=f"true {unit}".strip(), ylabel=f"predicted {unit} (median)".strip())
+    ax.legend(loc="upper left")
+    return ax
+
+
+def calibration(ax: Axes, truth: Any, intervals: Mapping[float, tuple[Any, Any]]) -> Axes:
+    """Share of truths held by central intervals against the share promised; on the diagonal is honest."""
+    levels = sorted(intervals)
+    held = [coverage(truth, *intervals[level]) for level in levels]
+    ax.plot([0, 100], [0, 100], color="0.3", linewidth=1)
+    ax.plot(100 * np.array(levels), 100 * np.array(held), "o-")
+    ax.set(xlabel="promised (%)", ylabel="held the truth (%)", xlim=(0, 100), ylim=(0, 100), aspect="equal")
+    return ax
+
+
+def learning_curves(
+    ax: Axes, frame: Any, metric: str, labels: Mapping[str, str], x: str = "n", by: str = "method"
+) -> Axes:
+    """One line a method over ``x``: mean over seeds, with the 95 % interval of that mean as a band.
+
+    ``frame``: one row a (method, x, seed) with a column ``metric``.
+    """
+    for i, (method, label) in enumerate(labels.items()):
+        rows = frame[frame[by] == method].dropna(subset=[metric]).groupby(x)[metric]
+        if not len(rows):
+            continue
+        places = np.array(list(rows.groups))
+        mean, low, high = np.array([seed_interval(group) for _, group in rows]).T
+        line = ax.plot(places, mean, "os^DvP"[i % 6] + "-", label=label)[0]
+        if np.isfinite(low).all():
+            ax.fill_between(places, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
+    ax.set(xscale="log", xlabel="training samples")
+    ticks = sorted(frame[x].unique())
+    ax.set_xticks(ticks, [f"{t:,}" for t in ticks])
+    ax.minorticks_off()
+    ax.legend()
+    return ax
+
+
+def scores_by_inputs(ax: Axes, scores: Mapping[str, Sequence[float]], xlabel: str) -> Axes:
+    """A dot a set of inputs; with several seeds, the 95 % interval of the mean as a line."""
+    names = list(scores)[::-1]
+    for i, name in enumerate(names):
+        mean, low, high = seed_interval(scores[name])
+        if np.isfinite(low):
+            ax.plot([low, high], [i, i], color="C0", linewidth=3, alpha=0.5)
+        ax.plot(mean, i, "o", color="C0")
+    ax.set_yticks(range(len(names)), names)
+    ax.set(xlabel=xlabel)
+    return ax
