@@ -244,3 +244,7 @@ def main(argv: list[str] | None = None) -> int:
     except (Refused, SyntaxError) as error:
         print(f"aion-lite {args.command}: {error}", file=sys.stderr)
         return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

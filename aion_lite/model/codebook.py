@@ -73,7 +73,7 @@ class CodeEmbedding(nn.Module):
         self.value = ValueEmbedding(by_value, dim, num_frequencies) if by_value else None
         self.table = nn.Embedding(sum(s.vocab_size for s in by_table.values()), dim) if by_table else None
         if self.table is not None:
-            nn.init.normal_(self.table.weight, std=1.0)
+            nn.init.normal_(self.table.weight, std=0.02)  # as 4M and AION start theirs
 
     def forward(self, code_BN: Tensor, modality_BN: Tensor) -> Tensor:
         row_BN, member_BN = self.first_row[modality_BN] + code_BN, self.member[modality_BN]
