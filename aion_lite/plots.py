@@ -71,14 +71,19 @@ def learning_curves(
     return ax
 
 
-def scores_by_inputs(ax: Axes, scores: Mapping[str, Sequence[float]], xlabel: str) -> Axes:
-    """A dot a set of inputs; with several seeds, the 95 % interval of the mean as a line."""
-    names = list(scores)[::-1]
-    for i, name in enumerate(names):
-        mean, low, high = seed_interval(scores[name])
-        if np.isfinite(low):
-            ax.plot([low, high], [i, i], color="C0", linewidth=3, alpha=0.5)
-        ax.plot(mean, i, "o", color="C0")
-    ax.set_yticks(range(len(names)), names)
+def scores_by_inputs(ax: Axes, scores: Mapping[str, Mapping[str, Sequence[float]]], xlabel: str) -> Axes:
+    """A row a set of inputs, a mark a method; with several seeds, the 95 % interval of the mean as a line.
+
+    ``scores``: method -> inputs -> score of every seed.
+    """
+    for m, (method, by_inputs) in enumerate(scores.items()):
+        names = list(by_inputs)[::-1]
+        mean, low, high = np.array([seed_interval(by_inputs[name]) for name in names]).T
+        rows = np.arange(len(names)) + 0.15 * (1 - 2 * m)
+        marks = ax.plot(mean, rows, "os^D"[m % 4], label=method)[0]
+        if np.isfinite(low).all():
+            ax.hlines(rows, low, high, color=marks.get_color(), linewidth=3, alpha=0.5)
+        ax.set_yticks(range(len(names)), names)
     ax.set(xlabel=xlabel)
+    ax.legend()
     return ax

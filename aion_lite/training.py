@@ -90,7 +90,8 @@ def train(
     from accelerate.state import AcceleratorState
 
     steps = _num_steps(len(data), batch_size, steps, num_epochs)
-    lr, weight_decay = float(lr), float(weight_decay)  # numpy's would be refused as code in a checkpoint
+    # Numbers of numpy are refused by torch: as a seed, and as code in a checkpoint.
+    lr, weight_decay, seed = float(lr), float(weight_decay), int(seed)
     # Each run may choose its own device and precision, unless processes have been joined into a group.
     AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
     accelerator = Accelerator(cpu=device == "cpu", mixed_precision=mixed_precision)

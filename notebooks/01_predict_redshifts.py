@@ -224,12 +224,12 @@ def baseline_records(samples, seed: int) -> list[dict]:
 # No input is special: leave bands out, and the same model answers from what is left.
 
 # %%
-SUBSETS = {"nothing": [], "r": ["r"], "g, r": list("gr"), "g, r, i": list("gri"), "ugriz": OPTICAL, "ugriz + JHK": OPTICAL + INFRARED}
+SUBSETS = {"r": ["r"], "g, r": list("gr"), "g, r, i": list("gri"), "ugriz": OPTICAL, "ugriz + JHK": OPTICAL + INFRARED}
 
 
 def predict(codecs, model, inputs, target):
     tokens = codecs.encode(test)
-    return model.predict(tokens.select(inputs or [target]), target)  # a target's own tokens are never looked at
+    return model.predict(tokens.select(inputs), target)
 
 
 def transformer_records(codecs, model, method: str, n: int, seed: int, seconds: float) -> list[dict]:
@@ -310,12 +310,16 @@ plt.show()
 # %% [markdown]
 # ### Any subset of inputs
 #
-# Boosting would need a new model for each row of this figure.
+# Boosting needs a new model for each row of this figure, trained for just that set of bands.
+# The transformer is the same one throughout.
 
-# %% mystnb={"figure": {"caption": "One trained model, asked with fewer and more bands. Given nothing, it falls back to what galaxies are like in general.", "name": "fig-01-subsets"}, "image": {"alt": "R squared of redshift by the inputs given to one model: about zero from nothing, then rising with r, with g and r, with g r i, and highest with all five optical bands; adding three infrared bands changes little."}}
+# %% mystnb={"figure": {"caption": "One trained transformer asked with fewer and more bands, beside a boosting model of its own for each set of bands.", "name": "fig-01-subsets"}, "image": {"alt": "R squared of redshift by the bands given. Both methods rise from about one half with r alone to more than 0.8 with all five optical bands, and the infrared bands change little. The one transformer keeps up with or passes the separate boosting models."}}
 largest = run[(run.n == run.n.max()) & (run.method == embeddings[0])]
 by_inputs = {name: largest[largest.task == f"subset: {name}"].r2.tolist() for name in SUBSETS}
-plots.scores_by_inputs(plt.subplots(figsize=(6.0, 3.2))[1], by_inputs, "$R^2$ of redshift")
+samples = draw(int(run.n.max()), seed)
+boosted = {name: [score("redshift", boosting(samples, bands, "redshift", seed))["r2"]] for name, bands in SUBSETS.items()}
+ax = plt.subplots(figsize=(6.0, 3.2))[1]
+plots.scores_by_inputs(ax, {"one transformer": by_inputs, "a boosting model each": boosted}, "$R^2$ of redshift")
 save_figure("subsets")
 plt.show()
 
@@ -360,6 +364,7 @@ print(f"\nmade on {made_on}")
 #
 # - Hand-made colours are knowledge, and with few galaxies knowledge wins: look at the left end of the figure.
 # - The infrared bands add little to the optical ones here, whatever the method; a second instrument is not always worth its price.
+# - Boosting predicts the infrared bands from the optical ones a little better once it has thousands of galaxies: that is an easy, smooth relation, and here redshift was given five times the weight.
 # - Beyond a redshift of 0.3 there are few training galaxies, and predictions shrink towards the crowd.
 # - The test galaxies are drawn like the training ones. A fainter survey would be another population, and the intervals would not hold there.
 #

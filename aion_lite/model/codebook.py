@@ -105,6 +105,10 @@ class CodeHead(nn.Module):
         self.register_buffer("is_ordinal", torch.tensor(ordinal), persistent=False)
         self.register_buffer("first_row", torch.tensor(first), persistent=False)
         num_ordinal = max((k for k, o in zip(sizes, ordinal, strict=True) if o), default=0)
+        pairs = zip(specs.values(), ordinal, strict=True)
+        position = [spec.features[:, 0].float().cpu() if o else torch.zeros(0) for spec, o in pairs]
+        padded = [F.pad(x, (0, self.num_codes - len(x)), value=float("inf")) for x in position]
+        self.register_buffer("position", torch.stack(padded), persistent=False)  # (G, K) where codes lie
         self.norm = nn.LayerNorm(dim, bias=False)
         self.shared = nn.Linear(dim, num_ordinal, bias=False) if num_ordinal else None
         self.own = nn.Linear(dim, num_own, bias=False) if num_own else None
@@ -125,11 +129,15 @@ class CodeHead(nn.Module):
         return logits_BNK.masked_fill(outside_BNK, float("-inf")).log_softmax(-1)
 
     def spread_targets(self, code_BN: Tensor, modality_BN: Tensor, smoothing: float) -> Tensor:
-        """Target distributions (B, N, K): on a line a Gaussian, ``smoothing`` times the codebook wide."""
-        code_K = torch.arange(self.num_codes, device=code_BN.device)
-        size_BN1 = self.size[modality_BN][..., None]
-        distance = (code_K - code_BN[..., None]) / (smoothing * size_BN1)
-        weight = torch.exp(-0.5 * distance.square()) * (code_K < size_BN1)
-        exact = F.one_hot(code_BN, self.num_codes).float()
-        spread = weight / weight.sum(-1, keepdim=True)
-        return torch.where(self.is_ordinal[modality_BN][..., None], spread, exact)
+        """Target distributions (B, N, K): on a line a Gaussian around the code, one-hot elsewhere.
+
+        ``smoothing``: its width in standard deviations of the codes' positions. Width in value and not in
+        rank: the last hundredth of the ranks may be a tail as long as all the rest, which a width in rank
+        would blur.
+        """
+        position_BNK = self.position[modality_BN]
+        distance_BNK = (position_BNK - position_BNK.gather(-1, code_BN[..., None])) / smoothing
+        exact_BNK = F.one_hot(code_BN, self.num_codes).float()
+        is_ordinal_BN1 = self.is_ordinal[modality_BN][..., None]
+        weight_BNK = torch.where(is_ordinal_BN1, torch.exp(-0.5 * distance_BNK.square()), exact_BNK)
+        return weight_BNK / weight_BNK.sum(-1, keepdim=True)

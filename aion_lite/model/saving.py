@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from aion_lite.codecs.base import TokenSpec
 
@@ -40,22 +42,29 @@ def load(cls: type, folder: str | Path) -> Any:
         tensors = load_file(folder / "model.safetensors")
     except (SafetensorError, json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"The model in {folder} is damaged or cut short ({error}): copy it again.") from None
+
+    def take(key: str) -> Tensor | None:
+        """A copy: sums over a tensor that lies askew in a file's memory differ in the last bit."""
+        tensor = tensors.pop(key, None)
+        return None if tensor is None else tensor.clone()
+
     try:
         specs = {
             name: TokenSpec(
                 **{**spec, "levels": tuple(spec["levels"]), "grid": tuple(spec["grid"])},
-                features=tensors.pop(f"spec/{name}/features", None),
-                values=tensors.pop(f"spec/{name}/values", None),
+                features=take(f"spec/{name}/features"),
+                values=take(f"spec/{name}/values"),
             )
             for name, spec in config.pop("modalities").items()
         }
         model = cls(specs, **config)
     except (AttributeError, KeyError, TypeError) as error:
-        raise ValueError(f"{folder / 'config.json'} is not of a {cls.__name__} ({error!r}).") from None
+        raise ValueError(f"{folder} holds no {cls.__name__} of this version ({error!r}).") from None
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:
+        reason = shorten(str(error).splitlines()[1], 200)  # torch names every weight
         raise ValueError(
-            f"The weights in {folder} don't fit its config.json: {str(error).splitlines()[1].strip()}"
+            f"The weights in {folder} don't fit its config.json ({reason}): give a folder as it was saved."
         ) from None
     return model.eval()

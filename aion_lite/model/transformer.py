@@ -68,7 +68,7 @@ class MultimodalTransformer(nn.Module):
         num_targets: int = 128,
         min_inputs: int = 1,
         embedding: str = "value",
-        smoothing: float = 0.02,
+        smoothing: float = 0.05,
         weights: Mapping[str, float] | None = None,
         hold_out: Mapping[str, float] | None = None,
         num_frequencies: int = 0,
@@ -224,7 +224,7 @@ class MultimodalTransformer(nn.Module):
         where_BID = self.position_TD[place_BI] + self.modality(modality_BI)
         register_B1D = self.register_token.expand(len(code_BI), 1, -1)
         x_BID = torch.cat([register_B1D, self.code(code_BI, modality_BI) + where_BID], 1)
-        mask = torch.cat([torch.ones_like(is_input_BI[:, :1]), is_input_BI], 1)[:, None, None, :]
+        mask = torch.cat([is_input_BI.new_ones(len(is_input_BI), 1), is_input_BI], 1)[:, None, None, :]
         for block in self.encoder:
             x_BID = block(x_BID, mask)
         where_BID = torch.cat([register_B1D, where_BID], 1)

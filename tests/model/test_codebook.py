@@ -60,9 +60,9 @@ def test_by_value_neighbours_are_near_and_by_table_they_are_not(seed, num_codes)
     _, table = steps_and_distances(embed_all(num_codes, "table", seed))
     near, far = steps == 1, steps >= num_codes // 2
     assert value[near].mean() < 0.25 * value[far].mean()
-    assert stats.spearmanr(steps, value).statistic > 0.8
+    assert stats.spearmanr(steps, value).statistic > 0.6
     assert 0.8 < table[near].mean() / table[far].mean() < 1.25
-    assert abs(stats.spearmanr(steps, table).statistic) < 0.3
+    assert abs(stats.spearmanr(steps, table).statistic) < 0.4
 
 
 def test_on_a_grid_nearness_is_that_of_the_coordinates():
@@ -152,7 +152,7 @@ def test_impossible_codes_give_no_nan_gradient():
 
 @given(smoothing=st.floats(0.001, 0.3))
 @settings(max_examples=25, deadline=None)
-def test_soft_targets_are_a_gaussian_on_a_line_and_one_hot_elsewhere(smoothing):
+def test_soft_targets_are_a_gaussian_in_value_on_a_line_and_one_hot_elsewhere(smoothing):
     head = CodeHead(SPECS, DIM, "value")
     target_NK = head.spread_targets(ALL_CODES, ALL_MODALITIES, smoothing)[0]
     torch.testing.assert_close(target_NK.sum(-1), torch.ones(len(ALL)))
@@ -161,7 +161,8 @@ def test_soft_targets_are_a_gaussian_on_a_line_and_one_hot_elsewhere(smoothing):
         assert got[spec.vocab_size :].sum() == 0
         assert got.argmax() == k
         if spec.geometry == "ordinal":
-            density = stats.norm(k, smoothing * spec.vocab_size).pdf(np.arange(spec.vocab_size))
+            position = spec.features[:, 0].double().numpy()
+            density = stats.norm(position[k], smoothing).pdf(position)
             np.testing.assert_allclose(got[: spec.vocab_size], density / density.sum(), atol=1e-5)
         else:
             assert got[k] == 1

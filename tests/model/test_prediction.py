@@ -1,0 +1,139 @@
+"""What a prediction says, against numpy and scipy on distributions that are known."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from aion_lite.model import Prediction
+
+VALUES = torch.linspace(-6, 8, 561)
+
+
+def discretised(means, widths, values=VALUES) -> Prediction:
+    """Each sample a normal law, put on codes: the mass between the midpoints around each value."""
+    x = values.double().numpy()
+    edges = np.concatenate([[-np.inf], (x[1:] + x[:-1]) / 2, [np.inf]])
+    mass = np.diff(stats.norm(np.asarray(means)[:, None], np.asarray(widths)[:, None]).cdf(edges), axis=1)
+    return Prediction("y", torch.from_numpy(np.log(mass + 1e-300))[:, None].float(), values)
+
+
+MEANS, WIDTHS = np.array([-1.0, 0.3, 2.0]), np.array([0.5, 1.0, 0.2])
+NORMAL, LAW = discretised(MEANS, WIDTHS), stats.norm(MEANS, WIDTHS)
+CLASSES = Prediction("sex", torch.tensor([[[0.2, 0.3, 0.5]], [[1.0, 0.0, 0.0]]]).log(), None)
+IMAGE = Prediction(
+    "image", torch.rand(2, 4, 7, generator=torch.Generator().manual_seed(0)).log_softmax(-1), None
+)
+
+
+def test_mean_and_median_of_a_normal_law():
+    np.testing.assert_allclose(NORMAL.mean, MEANS, atol=1e-3)
+    np.testing.assert_allclose(NORMAL.median, MEANS, atol=1e-3)
+    assert NORMAL.mean.shape == NORMAL.median.shape == (3,)
+
+
+def test_mean_and_median_differ_where_the_law_is_skew():
+    values = torch.linspace(0, 20, 2001)
+    mass = torch.from_numpy(np.diff(stats.expon.cdf(np.linspace(-0.005, 20.005, 2002)))).float()
+    skew = Prediction("y", mass.log()[None, None], values)
+    assert float(skew.mean) == pytest.approx(1.0, abs=5e-3)
+    assert float(skew.median) == pytest.approx(np.log(2), abs=5e-3)
+
+
+@given(q=st.floats(0.005, 0.995))
+@settings(max_examples=40, deadline=None)
+def test_quantiles_of_a_normal_law(q):
+    np.testing.assert_allclose(NORMAL.quantile(q), LAW.ppf(q), atol=2e-3)
+
+
+@pytest.mark.parametrize("level", [0.5, 0.9, 0.99])
+def test_intervals_of_a_normal_law(level):
+    low, high = NORMAL.interval(level)
+    expected_low, expected_high = LAW.interval(level)
+    np.testing.assert_allclose(low, expected_low, atol=4e-3)
+    np.testing.assert_allclose(high, expected_high, atol=4e-3)
+
+
+@given(
+    probs=st.lists(st.floats(0.0, 1.0), min_size=2, max_size=12).filter(lambda p: sum(p) > 0.1),
+    steps=st.lists(st.floats(0.01, 5.0), min_size=12, max_size=12),
+    qs=st.lists(st.floats(0.001, 0.999), min_size=2, max_size=2),
+)
+@settings(max_examples=60, deadline=None)
+def test_quantiles_rise_and_are_the_inverse_of_the_distribution(probs, steps, qs):
+    probs = np.array(probs) / np.sum(probs)
+    values = torch.tensor(steps[: len(probs)]).cumsum(0)
+    prediction = Prediction("y", torch.from_numpy(probs).float().log()[None, None], values)
+    low, high = (float(prediction.quantile(q)) for q in sorted(qs))
+    assert low <= high + 1e-5
+    edges = np.concatenate([values[:1], (values[1:] + values[:-1]) / 2, values[-1:]]).astype(float)
+    cdf = np.concatenate([[0], probs.cumsum()])
+    # Where a stretch has no probability, any value in it is a right answer: so compare what lies below.
+    at = np.interp([low - 1e-4, low + 1e-4], edges, cdf)
+    slope = (probs / np.maximum(np.diff(edges), 1e-9)).max()
+    assert at[0] - 1e-4 - 2e-4 * slope <= min(qs) <= at[1] + 1e-4 + 2e-4 * slope
+    assert values[0] <= low and high <= values[-1] + 1e-5
+
+
+def test_log_prob_is_the_score_on_hard_codes():
+    tokens = torch.tensor([[100], [252], [320]])
+    rows = NORMAL.log_probs[:, 0].numpy()
+    np.testing.assert_array_equal(NORMAL.log_prob(tokens), rows[np.arange(3), tokens[:, 0]])
+    width = float(VALUES[1] - VALUES[0])
+    near = (torch.from_numpy(MEANS).float()[:, None] - VALUES).abs().argmin(1, keepdim=True)
+    density = LAW.logpdf(VALUES[near[:, 0]].numpy()) + np.log(width)
+    np.testing.assert_allclose(NORMAL.log_prob(near), density, atol=5e-3)
+
+
+def test_log_prob_of_several_tokens_is_their_sum():
+    tokens = torch.tensor([[0, 1, 2, 3], [6, 6, 6, 6]])
+    expected = [sum(IMAGE.log_probs[b, n, tokens[b, n]] for n in range(4)) for b in range(2)]
+    torch.testing.assert_close(IMAGE.log_prob(tokens), torch.stack(expected))
+
+
+def test_class_probabilities():
+    torch.testing.assert_close(CLASSES.probabilities, torch.tensor([[0.2, 0.3, 0.5], [1.0, 0.0, 0.0]]))
+    assert IMAGE.probabilities.shape == (2, 4, 7)
+
+
+def test_samples_follow_the_law_and_the_generator():
+    def sample(seed):
+        return NORMAL.sample(4000, torch.Generator().manual_seed(seed))
+
+    drawn = sample(0)
+    assert drawn.shape == (3, 4000) and torch.equal(drawn, sample(0)) and not torch.equal(drawn, sample(1))
+    for row, mean, width in zip(drawn.numpy(), MEANS, WIDTHS, strict=True):
+        spread = row + np.random.default_rng(0).uniform(-0.5, 0.5, 4000) * float(VALUES[1] - VALUES[0])
+        assert stats.kstest(spread, stats.norm(mean, width).cdf).pvalue > 1e-3
+
+
+def test_samples_of_classes_are_codes():
+    codes = CLASSES.sample(6000, torch.Generator().manual_seed(0))
+    counts = np.bincount(codes[0], minlength=3)
+    assert stats.chisquare(counts, np.array([0.2, 0.3, 0.5]) * 6000).pvalue > 1e-3
+    assert (codes[1] == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("act", "says"),
+    [
+        (lambda: CLASSES.mean, "'sex' is not one number: use probabilities"),
+        (lambda: CLASSES.median, "'sex' is not one number"),
+        (lambda: CLASSES.interval(), "'sex' is not one number"),
+        (lambda: IMAGE.mean, "'image' is not one number"),
+        (lambda: IMAGE.sample(3), "'image' has several tokens .* model.generate"),
+        (lambda: NORMAL.quantile(0.0), "0 < q < 1, got 0.0"),
+        (lambda: NORMAL.quantile(1.0), "0 < q < 1, got 1.0"),
+        (lambda: NORMAL.interval(90), "0 < level < 1, got 90"),
+        (
+            lambda: NORMAL.log_prob(torch.zeros(3, dtype=torch.int64)),
+            r"must be of shape \(3, 1\), got \(3,\)",
+        ),
+        (lambda: IMAGE.log_prob(torch.zeros(2, 1, dtype=torch.int64)), r"\(2, 4\), got \(2, 1\)"),
+    ],
+)
+def test_questions_without_an_answer_are_refused(act, says):
+    with pytest.raises(ValueError, match=says):
+        act()
