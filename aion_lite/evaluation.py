@@ -1,7 +1,7 @@
 """Scores, with intervals; and the record of an experiment as a JSON file.
 
-Scores take arrays (B,) of truths and predictions. An interval over seeds is Student's t; it covers what changes
-with the seed (weights, order, the training samples drawn) and not which objects happen to be in the test set.
+Scores take arrays (B,) of truths and predictions. An interval over seeds is Student's t; it covers what
+changes with the seed (weights, order, the training samples drawn) and not which objects are in the test set.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ def r2(truth: Any, predicted: Any) -> float:
 
 
 def sigma_nmad(truth: Any, predicted: Any) -> float:
-    """Robust scatter of photometric redshifts: 1.4826 median |d - median d|, d = (predicted - truth) / (1 + truth).
+    """Robust scatter of photometric redshifts: 1.4826 median |d - median d|, d = (zp - z) / (1 + z).
 
-    Blind to outliers, and equal to the standard deviation where errors are normal (Brammer et al. 2008, section 3).
+    Blind to outliers, and the standard deviation where errors are normal (Brammer et al. 2008, section 3).
     """
     truth, predicted = _arrays(truth, predicted)
     d = (predicted - truth) / (1 + truth)
@@ -54,11 +54,15 @@ def seed_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, 
 def paired_difference(ours: Sequence[float], baseline: Sequence[float], level: float = 0.95):
     """(mean, low, high) of ours - baseline, seed by seed: both saw the same samples with the same seed."""
     if len(ours) != len(baseline):
-        raise ValueError(f"A paired difference needs the same seeds on both sides, got {len(ours)} and {len(baseline)}.")
+        raise ValueError(
+            f"A paired difference needs the same seeds on both sides, got {len(ours)} and {len(baseline)}."
+        )
     return seed_interval(np.asarray(ours) - np.asarray(baseline), level)
 
 
-def write_results(path: str | Path, summary: str, records: Sequence[Mapping[str, Any]], **settings: Any) -> Path:
+def write_results(
+    path: str | Path, summary: str, records: Sequence[Mapping[str, Any]], **settings: Any
+) -> Path:
     """Write ``results.json``.
 
     Args:
@@ -74,7 +78,11 @@ def write_results(path: str | Path, summary: str, records: Sequence[Mapping[str,
     if commit is None:
         git = ["git", "-C", str(Path(aion_lite.__file__).parent), "rev-parse", "HEAD"]
         commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip() or "unknown"
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
+    device = (
+        torch.cuda.get_device_name()
+        if torch.cuda.is_available()
+        else f"CPU, {torch.get_num_threads()} threads"
+    )
     content = {
         "summary": summary, **settings, "device": device, "torch": torch.__version__,
         "python": platform.python_version(), "commit": commit, "records": list(records),
@@ -116,7 +124,9 @@ def merge_results(paths: Sequence[str | Path], out: str | Path) -> Path:
 def _arrays(*values: Any) -> list[np.ndarray]:
     arrays = [np.asarray(getattr(v, "cpu", lambda v=v: v)(), dtype=np.float64) for v in values]
     if len({a.shape for a in arrays}) > 1 or arrays[0].ndim != 1 or len(arrays[0]) < 2:
-        raise ValueError(f"Scores need arrays (B,) of one length, two samples or more; got {[a.shape for a in arrays]}.")
+        raise ValueError(
+            f"Scores need arrays (B,) of one length, two samples or more; got {[a.shape for a in arrays]}."
+        )
     if not all(np.isfinite(a).all() for a in arrays):
         raise ValueError("Scores need finite numbers: leave out samples whose truth was not measured.")
     return arrays

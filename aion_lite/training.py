@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import copy
 import math
+import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
@@ -97,8 +98,6 @@ def train(
     accelerator = Accelerator(cpu=device == "cpu", mixed_precision=mixed_precision)
     if device is not None and torch.device(device).type != accelerator.device.type:
         raise ValueError(f"There is no device {device!r} here, but {accelerator.device.type!r}.")
-    if accelerator.device.type == "cpu":
-        torch.set_flush_denormal(True)  # denormals slow CPU arithmetic a hundredfold
     module.to(accelerator.device).train()
     data, validation = (x if x is None else x.to(accelerator.device) for x in (data, validation))
     for samples in (data, validation):
@@ -115,7 +114,7 @@ def train(
         },
     )  # fmt: skip
     history, start, best = History(), 0, None
-    with _own_random_state(seed), checkpoints.whole_steps(checkpoint) as interrupted:
+    with _own_state(seed), checkpoints.whole_steps(checkpoint) as interrupted:
         if run.exists():
             start, history, best = run.load(history)
         started = time.perf_counter() - history.seconds
@@ -190,7 +189,7 @@ def evaluate_loss(
         raise ValueError("There is no sample to score.")
     was_training = module.training
     module.eval()
-    with _own_random_state(seed):
+    with _own_state(seed):
         batches = [data[i : i + batch_size] for i in range(0, len(data), batch_size)]
         losses = [module.loss(*_arguments(batch))[0] * len(batch) for batch in batches]
     module.train(was_training)
@@ -288,8 +287,13 @@ def _copy_state(module: nn.Module) -> dict[str, Tensor]:
 
 
 @contextmanager
-def _own_random_state(seed: int):
-    """Seeded inside, and the caller's random state back afterwards."""
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):  # manual_seed seeds them all
-        torch.manual_seed(seed)
-        yield
+def _own_state(seed: int):
+    """Seeded and without denormals inside; the caller's random state and arithmetic back afterwards."""
+    flushed = sys.float_info.min * 0.5 == 0.0
+    torch.set_flush_denormal(True)  # denormals slow CPU arithmetic a hundredfold
+    try:
+        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):  # manual_seed seeds them all
+            torch.manual_seed(seed)
+            yield
+    finally:
+        torch.set_flush_denormal(flushed)

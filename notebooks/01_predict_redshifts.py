@@ -82,7 +82,9 @@ for modality in galaxies.modalities.values():
 shares = {name: float(present.float().mean()) for name, present in galaxies.present.items()}
 left, right = plt.subplots(1, 2, figsize=(7.2, 3.6))[1]
 plots.measured_shares(left, shares)
-right.plot(galaxies.values["g"] - galaxies.values["r"], galaxies.values["redshift"], ".", markersize=1.5, alpha=0.4)
+right.plot(
+    galaxies.values["g"] - galaxies.values["r"], galaxies.values["redshift"], ".", markersize=1.5, alpha=0.4
+)
 right.set(xlabel="colour g - r (mag)", ylabel="redshift", xlim=(0, 2), ylim=(0, 0.5))
 save_figure("data")
 plt.show()
@@ -93,7 +95,13 @@ plt.show()
 
 # %% tags=["nbval-check-output"]
 pool, test = galaxies.split(test=2000, seed=0)
-print(len(pool), "galaxies to train on,", len(test), "to test on, in common:", len(set(pool.ids) & set(test.ids)))
+print(
+    len(pool),
+    "galaxies to train on,",
+    len(test),
+    "to test on, in common:",
+    len(set(pool.ids) & set(test.ids)),
+)
 
 # %% [markdown]
 # ## Numbers become tokens
@@ -109,7 +117,9 @@ by_hand = np.searchsorted((codebook[1:] + codebook[:-1]) / 2, magnitudes.numpy()
 
 codec = ScalarCodec(galaxies.modalities["r"], codebook_size=256).fit(magnitudes)
 codes = codec.encode(magnitudes)[:, 0]
-assert np.mean(by_hand == codes.numpy()) > 0.999, "the codec and NumPy disagree"  # float32 ties may fall either way
+assert np.mean(by_hand == codes.numpy()) > 0.999, (
+    "the codec and NumPy disagree"
+)  # float32 ties may fall either way
 print("r band:", np.round(magnitudes[:4].numpy(), 2), "-> codes", codes[:4].tolist())
 print("and back:", np.round(codec.decode(codes[:4, None]).numpy(), 2))
 
@@ -141,7 +151,9 @@ LITTLE = dict(d_model=64, nhead=4, num_layers=2)
 def fit(samples, seed: int, embedding: str):
     """Codecs and transformer, trained on these samples. Settings were chosen on galaxies of the pool only."""
     full, n = profile == "full", len(samples)
-    codecs = CodecManager([ScalarCodec(m, 1024 if full else 512) for m in samples.modalities.values()]).fit(samples)
+    codecs = CodecManager([ScalarCodec(m, 1024 if full else 512) for m in samples.modalities.values()]).fit(
+        samples
+    )
     torch.manual_seed(seed)
     model = MultimodalTransformer(
         codecs, **(BIG if full else LITTLE), embedding=embedding, dropout=0.05 if n > 5000 else 0.1,
@@ -187,7 +199,9 @@ def score(target, predicted):
     known = test.present[target].numpy()
     truth, predicted = test.values[target].numpy()[known], np.asarray(predicted)[known]
     scores = {"r2": evaluation.r2(truth, predicted)}
-    return scores | {"sigma_nmad": evaluation.sigma_nmad(truth, predicted)} if target == "redshift" else scores
+    return (
+        scores | {"sigma_nmad": evaluation.sigma_nmad(truth, predicted)} if target == "redshift" else scores
+    )
 
 
 TASKS = {
@@ -212,7 +226,9 @@ def baseline_records(samples, seed: int) -> list[dict]:
         }
         for method, predictions in methods.items():
             scores = [score(t, p) for t, p in zip(targets, predictions, strict=True)]
-            records.append({"task": task, "method": method, "n": len(samples), "seed": seed, **mean_score(scores)})
+            records.append(
+                {"task": task, "method": method, "n": len(samples), "seed": seed, **mean_score(scores)}
+            )
     return records
 
 
@@ -224,7 +240,13 @@ def baseline_records(samples, seed: int) -> list[dict]:
 # No input is special: leave bands out, and the same model answers from what is left.
 
 # %%
-SUBSETS = {"r": ["r"], "g, r": list("gr"), "g, r, i": list("gri"), "ugriz": OPTICAL, "ugriz + JHK": OPTICAL + INFRARED}
+SUBSETS = {
+    "r": ["r"],
+    "g, r": list("gr"),
+    "g, r, i": list("gri"),
+    "ugriz": OPTICAL,
+    "ugriz + JHK": OPTICAL + INFRARED,
+}
 
 
 def predict(codecs, model, inputs, target):
@@ -240,7 +262,10 @@ def transformer_records(codecs, model, method: str, n: int, seed: int, seconds: 
         for target in targets:
             p = predict(codecs, model, inputs, target)
             known = test.present[target].numpy()
-            truth, (low, high) = test.values[target].numpy()[known], (x.cpu().numpy()[known] for x in p.interval(0.9))
+            truth, (low, high) = (
+                test.values[target].numpy()[known],
+                (x.cpu().numpy()[known] for x in p.interval(0.9)),
+            )
             nll = -p.log_prob(tokens.tokens[target]).cpu().numpy()[known].mean()
             more = {"coverage90": evaluation.coverage(truth, low, high), "nll": float(nll)}
             by_mean, by_median = score(target, p.mean.cpu()), score(target, p.median.cpu())
@@ -280,18 +305,27 @@ shown.groupby(["task", "method"], sort=False)[["r2", "sigma_nmad", "coverage90"]
 # $\sigma_\text{NMAD}$ is the typical error in $\Delta z / (1 + z)$, and does not see outliers.
 
 # %% tags=["nbval-check-output"]
-best = run[(run.n == run.n.max()) & (run.task == "redshift from ugriz")].groupby("method")[["r2", "sigma_nmad"]].mean()
+best = (
+    run[(run.n == run.n.max()) & (run.task == "redshift from ugriz")]
+    .groupby("method")[["r2", "sigma_nmad"]]
+    .mean()
+)
 ours = best.loc[embeddings[0]]
 if profile == "fast" and embeddings[0] == "value" and num_train >= 8000:
     assert ours.r2 > best.loc["constant"].r2 + 0.8
     assert ours.sigma_nmad < best.loc["boosting"].sigma_nmad
-print("The transformer's typical error is below that of boosting on raw magnitudes:", bool(ours.sigma_nmad < best.loc["boosting"].sigma_nmad))
+print(
+    "The transformer's typical error is below that of boosting on raw magnitudes:",
+    bool(ours.sigma_nmad < best.loc["boosting"].sigma_nmad),
+)
 
 # %% mystnb={"figure": {"caption": "Each test galaxy: the prediction from five optical bands against the truth. Crosses are galaxies whose 90 % interval misses.", "name": "fig-01-predictions"}, "image": {"alt": "Predicted against true redshift for 2,000 test galaxies. Points hug the diagonal up to a redshift of about 0.3; beyond it predictions fall short. About nine in ten are inside their interval, and the misses lie on both sides of the line."}}
 p = predict(codecs, model, OPTICAL, "redshift")
 truth = test.values["redshift"].numpy()
 low, high = (x.cpu().numpy() for x in p.interval(0.9))
-ax = plots.predicted_and_true(plt.subplots(figsize=(5.2, 4.6))[1], truth, p.median.cpu().numpy(), low, high, "redshift")
+ax = plots.predicted_and_true(
+    plt.subplots(figsize=(5.2, 4.6))[1], truth, p.median.cpu().numpy(), low, high, "redshift"
+)
 save_figure("predictions")
 plt.show()
 
@@ -317,9 +351,14 @@ plt.show()
 largest = run[(run.n == run.n.max()) & (run.method == embeddings[0])]
 by_inputs = {name: largest[largest.task == f"subset: {name}"].r2.tolist() for name in SUBSETS}
 samples = draw(int(run.n.max()), seed)
-boosted = {name: [score("redshift", boosting(samples, bands, "redshift", seed))["r2"]] for name, bands in SUBSETS.items()}
+boosted = {
+    name: [score("redshift", boosting(samples, bands, "redshift", seed))["r2"]]
+    for name, bands in SUBSETS.items()
+}
 ax = plt.subplots(figsize=(6.0, 3.2))[1]
-plots.scores_by_inputs(ax, {"one transformer": by_inputs, "a boosting model each": boosted}, "$R^2$ of redshift")
+plots.scores_by_inputs(
+    ax, {"one transformer": by_inputs, "a boosting model each": boosted}, "$R^2$ of redshift"
+)
 save_figure("subsets")
 plt.show()
 
@@ -343,7 +382,12 @@ LABELS = {
 }
 redshift = stored[stored.task == "redshift from ugriz"]
 ax = plots.learning_curves(plt.subplots()[1], redshift, "sigma_nmad", LABELS)
-ax.set(ylabel=r"$\sigma_\mathrm{NMAD}$", yscale="log", yticks=[0.014, 0.02, 0.03, 0.04], yticklabels=["0.014", "0.02", "0.03", "0.04"])
+ax.set(
+    ylabel=r"$\sigma_\mathrm{NMAD}$",
+    yscale="log",
+    yticks=[0.014, 0.02, 0.03, 0.04],
+    yticklabels=["0.014", "0.02", "0.03", "0.04"],
+)
 save_figure("learning")
 plt.show()
 
@@ -407,7 +451,9 @@ if output_dir:
 k = predict(codecs, model, OPTICAL, "K")
 known = test.present["K"].numpy()
 k_truth, (k_low, k_high) = test.values["K"].numpy()[known], (x.cpu().numpy()[known] for x in k.interval(0.9))
-print(f"R2 {evaluation.r2(k_truth, k.mean.cpu().numpy()[known]):.2f}, held {evaluation.coverage(k_truth, k_low, k_high):.0%}")
+print(
+    f"R2 {evaluation.r2(k_truth, k.mean.cpu().numpy()[known]):.2f}, held {evaluation.coverage(k_truth, k_low, k_high):.0%}"
+)
 
 # %% [markdown]
 # ````{solution-end}

@@ -1,4 +1,4 @@
-"""What torch sees here, and whether it computes: versions, device, a bf16 product, one training step.
+"""What torch sees here, and whether it computes: versions, device, a bf16 product, a short training.
 
     make gpu-check
 
@@ -9,7 +9,6 @@ import sys
 import time
 
 import torch
-from torch.nn.functional import mse_loss
 
 
 def bf16_product_error(device: torch.device) -> float:
@@ -20,23 +19,21 @@ def bf16_product_error(device: torch.device) -> float:
     return float(((a @ b).cpu().double() - exact).abs().max() / exact.abs().max())
 
 
-def training_losses(device: torch.device, steps: int = 50) -> list[float]:
-    """A small regression, fitted by AdamW under bf16 autocast as `aion_lite.training` does."""
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(256, 8, generator=generator).to(device)
-    y = x.sum(dim=1, keepdim=True).tanh()
+def training_losses(steps: int = 60) -> list[float]:
+    """A small transformer learns under bf16 that y has the code of x: loss of every step."""
+    from aion_lite.codecs import TokenSpec
+    from aion_lite.data.tokens import TokenDataset
+    from aion_lite.model import MultimodalTransformer
+    from aion_lite.training import train
+
+    place = torch.linspace(-1.7, 1.7, 16)
+    spec = TokenSpec(1, 16, "ordinal", place[:, None], place)
+    codes = torch.randint(16, (512, 1), generator=torch.Generator().manual_seed(0))
     torch.manual_seed(0)
-    model = torch.nn.Sequential(torch.nn.Linear(8, 64), torch.nn.SiLU(), torch.nn.Linear(64, 1)).to(device)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
-    losses = []
-    for _ in range(steps):
-        with torch.autocast(device.type, torch.bfloat16):
-            loss = mse_loss(model(x), y)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(float(loss.detach()))
-    return losses
+    model = MultimodalTransformer({"x": spec, "y": spec}, d_model=64, nhead=4, num_layers=2, smoothing=0.0)
+    data = TokenDataset({"x": codes, "y": codes})
+    history = train(model, data, steps=steps, mixed_precision="bf16", log_every=1, progress=False)
+    return [record["loss"] for record in history.records]
 
 
 def main() -> int:
@@ -54,7 +51,7 @@ def main() -> int:
     error = bf16_product_error(device)
     print(f"bf16 product: relative error {error:.1e}, {'ok' if error < 1e-2 else 'WRONG'}")
     start = time.perf_counter()
-    losses = training_losses(device)
+    losses = training_losses()
     learnt = losses[-1] < 0.2 * losses[0]
     seconds = time.perf_counter() - start
     print(

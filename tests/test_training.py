@@ -2,6 +2,7 @@
 
 import math
 import random
+import sys
 
 import numpy as np
 import pytest
@@ -214,6 +215,26 @@ def test_same_seed_same_numbers_and_the_callers_random_state_is_left_alone(optim
     assert (numpy_state()[1] == before[2]).all()
     assert torch.equal(weights(model), weights(first)) and again.records == history.records
     assert not torch.equal(weights(once(1)[0]), weights(first))
+
+
+def test_the_callers_arithmetic_is_left_alone():
+    """Denormals are flushed while training; hypothesis, for one, refuses to work with that left on."""
+
+    def denormals() -> bool:
+        return sys.float_info.min * 0.5 > 0
+
+    inside = []
+    run(Line(), samples(), steps=1, on_step=lambda step, module: inside.append(denormals()))
+    assert inside == [False] and denormals()
+    with pytest.raises(FloatingPointError):
+        run(Broken(lambda loss: loss * math.nan), samples(), steps=9)
+    assert denormals()
+    try:
+        torch.set_flush_denormal(True)
+        evaluate_loss(Line(), samples())
+        assert not denormals()
+    finally:
+        torch.set_flush_denormal(False)
 
 
 def test_looking_at_the_validation_changes_nothing():

@@ -1,0 +1,8 @@
+"""For every test: no time limits inside properties, the same examples each time, one thread."""
+
+import torch
+from hypothesis import settings
+
+settings.register_profile("book", deadline=None, derandomize=True)
+settings.load_profile("book")
+torch.set_num_threads(1)  # small tensors: a second thread costs more than it gives, and rounds differently

@@ -1,0 +1,94 @@
+"""Scores against scikit-learn, scipy and closed forms; result files against what went in."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+from sklearn.metrics import r2_score
+
+from aion_lite import evaluation
+
+RNG = np.random.default_rng(0)
+
+
+def test_r2_is_scikit_learns():
+    truth = RNG.normal(size=200)
+    predicted = truth + RNG.normal(size=200)
+    assert evaluation.r2(torch.tensor(truth), predicted) == pytest.approx(r2_score(truth, predicted))
+
+
+@given(st.floats(0.001, 0.2), st.floats(-0.1, 0.1))
+def test_sigma_nmad_is_the_standard_deviation_of_normal_errors_whatever_the_bias(sigma, bias):
+    truth = np.linspace(0, 1, 4001)
+    error = stats.norm(bias, sigma).ppf((np.arange(4001) + 0.5) / 4001)[
+        np.random.default_rng(1).permutation(4001)
+    ]
+    assert evaluation.sigma_nmad(truth, truth + (1 + truth) * error) == pytest.approx(sigma, rel=2e-3)
+
+
+def test_sigma_nmad_does_not_see_a_tenth_of_outliers_much():
+    truth, error = np.zeros(1000), RNG.normal(0, 0.01, 1000)
+    far = np.where(np.arange(1000) < 50, 1.0, error)
+    assert evaluation.sigma_nmad(truth, far) < 1.2 * evaluation.sigma_nmad(truth, error)
+
+
+def test_coverage_counts_the_ends_as_inside():
+    assert evaluation.coverage([0.0, 1.0, 2.0, 3.0], [0, 0, 0, 0], [0, 1, 1, 1]) == 0.5
+
+
+def test_seed_interval_is_students_and_holds_the_mean_as_often_as_it_says():
+    values = [0.1, 0.4, 0.2, 0.35, 0.3]
+    expected = stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    assert evaluation.seed_interval(values)[1:] == pytest.approx((expected.low, expected.high))
+    draws = RNG.normal(2.0, 0.5, (2000, 5))
+    held = [low <= 2.0 <= high for _, low, high in map(evaluation.seed_interval, draws)]
+    assert abs(np.mean(held) - 0.95) < 4 * np.sqrt(0.95 * 0.05 / 2000)
+
+
+def test_one_seed_says_nothing_of_the_spread():
+    assert evaluation.seed_interval([0.3]) == (0.3, -np.inf, np.inf)
+
+
+def test_the_paired_difference_is_scipys_paired_test():
+    ours, theirs = RNG.normal(1, 1, 6), RNG.normal(0, 1, 6)
+    expected = stats.ttest_rel(ours, theirs).confidence_interval()
+    assert evaluation.paired_difference(ours, theirs)[1:] == pytest.approx((expected.low, expected.high))
+    with pytest.raises(ValueError, match="same seeds"):
+        evaluation.paired_difference(ours, theirs[:5])
+
+
+@pytest.mark.parametrize("bad", [([1.0], [1.0]), ([1.0, 2.0], [1.0]), ([1.0, np.nan], [1.0, 2.0])])
+def test_scores_refuse_what_they_cannot_score(bad):
+    with pytest.raises(ValueError, match="Scores need"):
+        evaluation.r2(*bad)
+
+
+def write(path, seed, **over):
+    record = {"task": "t", "method": "m", "n": 10, "seed": seed, "r2": 0.1 * seed}
+    evaluation.write_results(path, "line", [record], parameters={"seed": seed}, seconds=1.0)
+    if over:
+        path.write_text(json.dumps({**json.loads(path.read_text()), **over}))
+    return path
+
+
+def test_results_say_what_made_them_and_read_back(tmp_path):
+    settings, records = evaluation.read_results(write(tmp_path / "a.json", 3))
+    assert {"device", "torch", "commit", "parameters", "summary", "seconds"} <= set(settings)
+    assert records.to_dict("records") == [
+        {"task": "t", "method": "m", "n": 10, "seed": 3, "r2": pytest.approx(0.3)}
+    ]
+
+
+def test_runs_split_over_seeds_merge_and_shared_records_count_once(tmp_path):
+    paths = [write(tmp_path / f"{i}.json", seed) for i, seed in enumerate([1, 0, 1])]
+    settings, records = evaluation.read_results(evaluation.merge_results(paths, tmp_path / "all.json"))
+    assert records.seed.tolist() == [0, 1]
+    assert settings["seconds"] == 3.0
+    with pytest.raises(ValueError, match="not made alike"):
+        evaluation.merge_results(
+            [paths[0], write(tmp_path / "x.json", 2, commit="other")], tmp_path / "all.json"
+        )
