@@ -12,6 +12,7 @@ Knows nothing of modalities or strategies.
 from __future__ import annotations
 
 import copy
+import functools
 import math
 import sys
 import time
@@ -201,10 +202,15 @@ def batch_rows(num_samples: int, batch_size: int, seed: int, step: int) -> Tenso
     first = step * batch_size
     rows = []
     for epoch in range(first // num_samples, (first + batch_size - 1) // num_samples + 1):
-        generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
-        order = torch.randperm(num_samples, generator=generator)
-        rows.append(order[max(first - epoch * num_samples, 0) : first + batch_size - epoch * num_samples])
+        begin, end = (max(row - epoch * num_samples, 0) for row in (first, first + batch_size))
+        rows.append(_order(num_samples, seed, epoch)[begin:end])
     return torch.cat(rows)
+
+
+@functools.lru_cache(maxsize=2)  # the pass that ends and the one that begins
+def _order(num_samples: int, seed: int, epoch: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+    return torch.randperm(num_samples, generator=generator)
 
 
 def lr_share(step: int, steps: int, warmup: float) -> float:

@@ -13,6 +13,7 @@ G modalities.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -39,6 +40,22 @@ SIZES = {
     "full": {"d_model": 512, "nhead": 8, "num_layers": 12},
     "base": {"d_model": 768, "nhead": 12, "num_layers": 12},  # AION-Base's shape
 }
+
+
+def inference(method):
+    """A method without gradients and without dropout, whatever mode the model is in."""
+
+    @functools.wraps(method)
+    def wrapped(self, *args, **kwargs):
+        was_training = self.training
+        self.eval()
+        try:
+            with torch.no_grad():
+                return method(self, *args, **kwargs)
+        finally:
+            self.train(was_training)
+
+    return wrapped
 
 
 class MultimodalTransformer(nn.Module):
@@ -157,7 +174,7 @@ class MultimodalTransformer(nn.Module):
         """The same as ``loss``."""
         return self.loss(tokens, present)
 
-    @torch.no_grad()
+    @inference
     def predict(self, inputs: Tokens, target: str, batch_size: int = 4096) -> Prediction:
         """The distribution of ``target`` given whatever ``inputs`` hold; its own tokens are not looked at.
 
@@ -174,7 +191,7 @@ class MultimodalTransformer(nn.Module):
             logp.append(self.decode(place_BO, torch.ones_like(place_BO, dtype=torch.bool), *context))
         return Prediction(target, torch.cat(logp)[..., : spec.vocab_size], spec.values)
 
-    @torch.no_grad()
+    @inference
     def embed(self, inputs: Tokens, pool: str | None = "mean", batch_size: int = 4096):
         """What the encoder makes of the inputs: (B, D) averaged over what was measured.
 
@@ -189,7 +206,7 @@ class MultimodalTransformer(nn.Module):
         weight = seen.float() / seen.sum(1, keepdim=True)
         return torch.einsum("bt,btd->bd", weight, context)
 
-    @torch.no_grad()
+    @inference
     def generate(self, inputs: Tokens, target: str | Sequence[str], **kwargs) -> TokenDataset:
         """Joint samples of the tokens of one or several modalities; see ``aion_lite.model.generate``."""
         targets = [target] if isinstance(target, str) else list(target)

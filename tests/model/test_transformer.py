@@ -374,3 +374,12 @@ def test_one_modality_of_one_code_is_no_special_case():
     loss, _ = model.loss({"constant": torch.zeros(3, 1, dtype=torch.int64)})
     prediction = model.predict({"constant": torch.zeros(3, 1, dtype=torch.int64)}, "constant")
     assert float(loss.detach()) == 0 and prediction.mean.tolist() == prediction.median.tolist() == [4.5] * 3
+
+
+def test_a_prediction_is_without_dropout_and_leaves_the_mode_as_it_was():
+    torch.manual_seed(0)
+    spec = TokenSpec(1, 8, "ordinal", torch.linspace(-1, 1, 8)[:, None], torch.arange(8.0))
+    model = MultimodalTransformer({"a": spec, "b": spec}, 16, 2, 1, dropout=0.5).train()
+    tokens = {"a": torch.arange(8)[:, None]}
+    assert torch.equal(model.predict(tokens, "b").log_probs, model.predict(tokens, "b").log_probs)
+    assert model.training
