@@ -10,7 +10,8 @@ import dataclasses
 import os
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ class Run:
     ):
         self.path = Path(folder) / "checkpoint.pt" if folder is not None else None
         self.module, self.optimizers, self.average = module, optimizers, average
+        self.modalities = getattr(module, "names", None)  # other ones may have weights of the same shapes
         # Numbers of numpy would be refused as code when read back.
         self.settings = {k: v.item() if hasattr(v, "item") else v for k, v in settings.items()}
         if self.path is not None:
@@ -57,6 +59,7 @@ class Run:
         state = {
             "step": step,
             "settings": self.settings,
+            "modalities": self.modalities,
             "module": self.module.state_dict(),
             "optimizers": [o.state_dict() for o in self.optimizers],
             "average": self.average.state_dict() if self.average is not None else None,
@@ -78,17 +81,16 @@ class Run:
         except Exception as error:
             reason = next(iter(str(error).splitlines()), type(error).__name__)
             raise ValueError(f"{self.path} is damaged ({reason}): delete it to start over.") from None
+        # Compared first, as a load that fails half way would leave the module half overwritten.
+        shapes, ours = ({k: v.shape for k, v in w.items()} for w in (weights, self.module.state_dict()))
+        if shapes != ours or state.get("modalities") != self.modalities:
+            raise ValueError(f"{self.path} is of another model or other modalities: give another folder.")
         if settings != self.settings:
             changed = {k: (settings.get(k), v) for k, v in self.settings.items() if settings.get(k) != v}
             raise ValueError(
                 f"{self.path} belongs to a run with other settings (saved, now): {changed}: "
                 f"give this run another checkpoint folder."
             )
-        # Compared first, as a load that fails half way would leave the module half overwritten.
-        if {k: v.shape for k, v in weights.items()} != {
-            k: v.shape for k, v in self.module.state_dict().items()
-        }:
-            raise ValueError(f"{self.path} is of another model or other modalities: give another folder.")
         self.module.load_state_dict(weights)
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
@@ -99,6 +101,14 @@ class Run:
             torch.cuda.set_rng_state(state["random_cuda"])
         best = {k: v.to(device) for k, v in state["best"].items()} if state["best"] is not None else None
         return state["step"], dataclasses.replace(history, **state["history"]), best
+
+
+def checksum(tensors: Iterable[torch.Tensor]) -> int:
+    """Tells the data of one run from another's of the same size."""
+    crc = 0
+    for tensor in tensors:
+        crc = zlib.crc32(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy(), crc)
+    return crc
 
 
 @contextmanager

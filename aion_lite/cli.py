@@ -14,8 +14,8 @@ import json
 import math
 import os
 import re
+import shutil
 import sys
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -97,12 +97,18 @@ def describe(nb) -> tuple[str, str]:
 def value_of(text: str, kind: str):
     """``text`` as a value of the annotated ``kind``; ValueError, KeyError or SyntaxError where it is none."""
     if kind.startswith("list["):
-        return [value_of(item.strip(), kind[5:-1]) for item in text.strip("[] ").split(",") if item.strip()]
+        items = [item.strip(" '\"") for item in text.strip("[] ").split(",")]
+        return [value_of(item, kind[5:-1]) for item in items if item]
     if kind == "bool":
         return {"true": True, "false": False, "1": True, "0": False}[text.lower()]
     if kind == "float" and not math.isfinite(float(text)):
         raise ValueError
     return {"int": int, "float": float, "str": str}.get(kind, ast.literal_eval)(text)
+
+
+def as_typed(p: Parameter) -> str:
+    """The default as a shell takes it: lists without brackets, quotes and spaces."""
+    return ",".join(map(str, ast.literal_eval(p.default))) if p.kind.startswith("list[") else p.default
 
 
 def check_parameters(given: list[str], known: dict[str, Parameter], notebook: str) -> dict[str, object]:
@@ -134,24 +140,27 @@ def run(args) -> int:
 
     out = Path(args.output or Path("runs") / path.stem)
     done, partial = out / f"{path.stem}.ipynb", out / f"{path.stem}.partial.ipynb"
+    staged = out / f"{path.stem}.partial"  # for what it writes; earlier results stay until it is done
     if out.resolve() == path.parent:
         raise Refused(f"the output folder {out} holds the notebook itself: choose another with -o.")
     try:
         out.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=out).close()
+        shutil.rmtree(staged, ignore_errors=True)
+        staged.mkdir()
     except OSError as error:
         why = error.strerror or error
         raise Refused(f"cannot write to the output folder {out} ({why}): choose another with -o.") from None
     if "output_dir" in known:
-        values["output_dir"] = str(out.resolve())
+        values["output_dir"] = str(staged.resolve())
 
-    before = {file: file.stat().st_mtime_ns for file in out.iterdir()}
     status = execute(nb, partial, values, cwd=path.parent)
     if status != 0:
         print(f"The notebook as far as it ran: {partial}", file=sys.stderr)
         return status
     os.replace(partial, done)
-    report(done, [file for file in sorted(out.iterdir()) if file.stat().st_mtime_ns != before.get(file)])
+    written = [Path(shutil.move(file, out / file.name)) for file in sorted(staged.iterdir())]
+    staged.rmdir()
+    report(done, written)
     return 0
 
 
@@ -200,7 +209,7 @@ def show_list(args) -> int:
         print("\n  {}: {}\n    {}".format(name, *describe(nb)))
         for p in parameters(nb).values():
             if p.name != "output_dir":  # -o gives it
-                print(f"    -p {p.name}={p.default}  ({p.kind}) {p.help}")
+                print(f"    -p {p.name}={as_typed(p)}  ({p.kind}) {p.help}")
     print("\nData sets (aion-lite data NAME)\n")
     for dataset in datasets():
         print(f"  {dataset}")
@@ -244,6 +253,15 @@ def main(argv: list[str] | None = None) -> int:
     except (Refused, SyntaxError) as error:
         print(f"aion-lite {args.command}: {error}", file=sys.stderr)
         return 2
+    except ModuleNotFoundError as error:
+        print(
+            f"aion-lite {args.command}: there is no {error.name}: pip install 'aion-lite[book]'.",
+            file=sys.stderr,
+        )
+        return 2
+    except KeyboardInterrupt:
+        print("\nInterrupted.", file=sys.stderr)
+        return 130
 
 
 if __name__ == "__main__":

@@ -20,6 +20,8 @@ import numpy as np
 def r2(truth: Any, predicted: Any) -> float:
     """Share of the variance explained: 1 is perfect, 0 is what the test set's mean scores."""
     truth, predicted = _arrays(truth, predicted)
+    if np.ptp(truth) == 0:
+        raise ValueError(f"R2 needs truths that differ, got {len(truth)} times {truth[0]}.")
     return float(1 - np.mean((predicted - truth) ** 2) / np.var(truth))
 
 
@@ -87,9 +89,7 @@ def write_results(
         "summary": summary, **settings, "device": device, "torch": torch.__version__,
         "python": platform.python_version(), "commit": commit, "records": list(records),
     }  # fmt: skip
-    path = Path(path)
-    path.write_text(json.dumps(content, indent=1) + "\n")
-    return path
+    return _write(path, content)
 
 
 def read_results(path: str | Path):
@@ -117,8 +117,15 @@ def merge_results(paths: Sequence[str | Path], out: str | Path) -> Path:
     merged["parameters"] = [run["parameters"] for run in runs]
     merged["seconds"] = sum(run["seconds"] for run in runs)
     merged["records"] = sorted(records.values(), key=lambda r: tuple(str(r.get(k)).zfill(6) for k in key))
-    Path(out).write_text(json.dumps(merged, indent=1) + "\n")
-    return Path(out)
+    return _write(out, merged)
+
+
+def _write(path: str | Path, content: dict[str, Any]) -> Path:
+    """The old file stays until the new one is whole."""
+    path, temporary = Path(path), Path(path).with_suffix(".tmp")
+    temporary.write_text(json.dumps(content, indent=1) + "\n")
+    os.replace(temporary, path)
+    return path
 
 
 def _arrays(*values: Any) -> list[np.ndarray]:

@@ -173,6 +173,18 @@ class ScalarReservoirQuantizer(nn.Module):
         return self._read_codebook()[1]
 
     @property
+    def cells(self) -> Tensor:
+        """(num_codes, 2): the lowest and highest number seen that got each code; its value where none did.
+
+        A repeated value's cell is a point, so a count or a zero is not smeared over the gap to the next.
+        """
+        filled = self.reservoir[: min(int(self.num_seen), self.reservoir_size)]
+        codes, ends = self.encode(filled), torch.stack([self.values, self.values], dim=1)
+        for side, reduce in enumerate(("amin", "amax")):
+            ends[:, side].scatter_reduce_(0, codes, filled, reduce, include_self=False)
+        return ends
+
+    @property
     def num_codes(self) -> int:
         return len(self.codes)
 

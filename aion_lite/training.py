@@ -91,7 +91,14 @@ def train(
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
 
+    for samples in (data, validation):
+        if not isinstance(samples, (TokenDataset, Tensor, type(None))):
+            kind = type(samples).__name__
+            raise TypeError(f"Training needs tokens or a tensor, got {kind}: give codecs.encode(data set).")
     steps = _num_steps(len(data), batch_size, steps, num_epochs)
+    for every in (validate_every, checkpoint_every, log_every):
+        if every < 1:
+            raise ValueError(f"validate_every, checkpoint_every and log_every start at 1, got {every}.")
     # Numbers of numpy are refused by torch: as a seed, and as code in a checkpoint.
     lr, weight_decay, seed = float(lr), float(weight_decay), int(seed)
     # Each run may choose its own device and precision, unless processes have been joined into a group.
@@ -112,6 +119,7 @@ def train(
         settings={
             "steps": steps, "batch_size": batch_size, "lr": lr, "seed": seed, "samples": len(data),
             "optimizer": optimizer, "weight_decay": weight_decay, "warmup": warmup, "clip": clip, "ema": ema,
+            "data": checkpoints.checksum(_tensors(data)) if checkpoint is not None else None,
         },
     )  # fmt: skip
     history, start, best = History(), 0, None
@@ -254,6 +262,10 @@ class _Loss(nn.Module):
 
 def _arguments(batch: Any) -> Sequence[Any]:
     return (batch.tokens, batch.present) if isinstance(batch, TokenDataset) else (batch,)
+
+
+def _tensors(data: TokenDataset | Tensor) -> list[Tensor]:
+    return [data] if isinstance(data, Tensor) else [*data.tokens.values(), *data.present.values()]
 
 
 def _num_steps(num_samples: int, batch_size: int, steps: int | None, num_epochs: float | None) -> int:

@@ -31,7 +31,10 @@ profile: str = "fast"  # fast: one small model, two CPU cores; full: every size 
 seed: int = 0  # seed of weights, order and masks; the full profile starts here
 num_seeds: int = 5  # seeds of the full profile
 num_train: int = 8000  # galaxies to train on in the fast profile
-embeddings: list[str] = ["value", "table"]  # how codes are embedded; the fast profile takes the first
+embeddings: list[str] = [
+    "value",
+    "table",
+]  # how codes are embedded; the fast profile takes the first
 output_dir: str = ""  # where results.json and the figures go; empty for nowhere
 
 # %%
@@ -41,7 +44,6 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import torch
 from sklearn.ensemble import HistGradientBoostingRegressor
 
 from aion_lite import evaluation, plots
@@ -52,6 +54,10 @@ from aion_lite.training import train
 
 if profile not in ("fast", "full"):
     raise ValueError(f"profile must be 'fast' or 'full', got {profile!r}.")
+if not 20 <= num_train <= 8000:
+    raise ValueError(f"num_train must lie in 20..8000, got {num_train}.")
+if not embeddings or not set(embeddings) <= {"value", "table"}:
+    raise ValueError(f"embeddings are 'value' and 'table', got {embeddings}.")
 plt.style.use("style.mplstyle")
 started = time.perf_counter()
 
@@ -76,16 +82,25 @@ def save_figure(name: str) -> None:
 # %%
 galaxies = load_sdss_galaxies()
 for modality in galaxies.modalities.values():
-    print(modality)
+    print(repr(modality))
 
 # %% mystnb={"figure": {"caption": "Most galaxies lack the ultraviolet bands, and redshift follows colour, but not on a line.", "name": "fig-01-data"}, "image": {"alt": "Left: bars of the share of galaxies measured in each band: all for the optical bands and redshift, 93 to 100 percent for the infrared ones, under 8 percent for the ultraviolet ones. Right: cloud of points of redshift against the colour g minus r; redshift rises with colour, with a wide scatter that doubles back at the red end."}}
-shares = {name: float(present.float().mean()) for name, present in galaxies.present.items()}
+shares = {
+    name: float(present.float().mean())
+    for name, present in galaxies.present.items()
+}
 left, right = plt.subplots(1, 2, figsize=(7.2, 3.6))[1]
 plots.measured_shares(left, shares)
 right.plot(
-    galaxies.values["g"] - galaxies.values["r"], galaxies.values["redshift"], ".", markersize=1.5, alpha=0.4
+    galaxies.values["g"] - galaxies.values["r"],
+    galaxies.values["redshift"],
+    ".",
+    markersize=1.5,
+    alpha=0.4,
 )
-right.set(xlabel="colour g - r (mag)", ylabel="redshift", xlim=(0, 2), ylim=(0, 0.5))
+right.set(
+    xlabel="colour g - r (mag)", ylabel="redshift", xlim=(0, 2), ylim=(0, 0.5)
+)
 save_figure("data")
 plt.show()
 
@@ -112,15 +127,26 @@ print(
 
 # %% tags=["nbval-check-output"]
 magnitudes = pool.values["r"]
-codebook = np.unique(np.quantile(magnitudes.double().numpy(), np.linspace(0, 1, 256)).astype(np.float32))
-by_hand = np.searchsorted((codebook[1:] + codebook[:-1]) / 2, magnitudes.numpy())
+codebook = np.unique(
+    np.quantile(magnitudes.double().numpy(), np.linspace(0, 1, 256)).astype(
+        np.float32
+    )
+)
+by_hand = np.searchsorted(
+    (codebook[1:] + codebook[:-1]) / 2, magnitudes.numpy()
+)
 
 codec = ScalarCodec(galaxies.modalities["r"], codebook_size=256).fit(magnitudes)
 codes = codec.encode(magnitudes)[:, 0]
 assert np.mean(by_hand == codes.numpy()) > 0.999, (
     "the codec and NumPy disagree"
 )  # float32 ties may fall either way
-print("r band:", np.round(magnitudes[:4].numpy(), 2), "-> codes", codes[:4].tolist())
+print(
+    "r band:",
+    np.round(magnitudes[:4].numpy(), 2),
+    "-> codes",
+    codes[:4].tolist(),
+)
 print("and back:", np.round(codec.decode(codes[:4, None]).numpy(), 2))
 
 # %% [markdown]
@@ -143,103 +169,116 @@ print("and back:", np.round(codec.decode(codes[:4, None]).numpy(), 2))
 
 # %%
 OPTICAL, INFRARED = list("ugriz"), list("JHK")
-SIZES = [300, 1000, 3000, 8000]
-BIG = dict(d_model=128, nhead=4, num_layers=4)  # the size called small, for the full profile
-LITTLE = dict(d_model=64, nhead=4, num_layers=2)
+FULL = profile == "full"
+SHAPE = (
+    {"d_model": 128, "num_layers": 4}
+    if FULL
+    else {"d_model": 64, "num_layers": 2}
+)
 
 
 def fit(samples, seed: int, embedding: str):
-    """Codecs and transformer, trained on these samples. Settings were chosen on galaxies of the pool only."""
-    full, n = profile == "full", len(samples)
-    codecs = CodecManager([ScalarCodec(m, 1024 if full else 512) for m in samples.modalities.values()]).fit(
+    """Codecs and transformer. The settings were chosen on galaxies of the pool."""
+    n, num_codes = len(samples), 1024 if FULL else 512
+    declared = samples.modalities.values()
+    codecs = CodecManager([ScalarCodec(m, num_codes) for m in declared]).fit(
         samples
     )
-    torch.manual_seed(seed)
     model = MultimodalTransformer(
-        codecs, **(BIG if full else LITTLE), embedding=embedding, dropout=0.05 if n > 5000 else 0.1,
-        num_inputs=8, num_targets=11 if full else 6, min_inputs=3,
-        weights={"redshift": 5.0}, hold_out={"redshift": 0.8, "J": 0.5, "H": 0.5, "K": 0.5},
-    )  # fmt: skip
+        codecs,
+        seed=seed,
+        **SHAPE,
+        nhead=4,
+        dropout=0.1 if n < 5000 else 0.05 if FULL else 0.0,
+        embedding=embedding,
+        num_inputs=8,  # budgets: tokens that enter, tokens asked
+        num_targets=11 if FULL else 6,
+        min_inputs=3,
+        weights={"redshift": 5.0},
+        hold_out={"redshift": 0.8, "J": 0.5, "H": 0.5, "K": 0.5},
+    )
     history = train(
-        model, codecs.encode(samples), steps=round((10 if full else 4.2) * n**0.56), batch_size=min(256 if full else 128, n // 2),
-        lr=2e-3 if full else 5e-3, ema=0.99, seed=seed, progress=False,
-    )  # fmt: skip
+        model,
+        codecs.encode(samples),
+        steps=round((10 if FULL else 4.2) * n**0.56),
+        batch_size=min(256 if FULL else 128, n // 2),
+        lr=2e-3 if FULL else 5e-3,
+        ema=0.99,  # keep an average of the weights
+        seed=seed,
+        progress=False,
+    )
     return codecs, model, history
 
 
 def draw(n: int, seed: int):
     """n galaxies of the pool; the same for every method with this seed."""
-    return pool[np.sort(np.random.default_rng(seed).permutation(len(pool))[:n])]
+    rows = np.random.default_rng(seed).permutation(len(pool))[:n]
+    return pool[np.sort(rows)]
 
+
+num_shown = 8000 if FULL else num_train
+codecs, model, history = fit(draw(num_shown, seed), seed, embeddings[0])
+num_weights = sum(p.numel() for p in model.parameters())
+print(f"{num_weights:,} weights, {history.records[-1]['step']} steps")
+
+# %% [markdown]
+# ## Ask it
+#
+# A prediction is a distribution over codes.
+# Its mean is the best guess under squared error, its median under absolute error, and its quantiles give an interval.
+# No input is special: leave bands out, and the same model answers from what is left.
+
+
+# %%
+def predict(codecs, model, inputs, target):
+    return model.predict(codecs.encode(test).select(inputs), target)
+
+
+p = predict(codecs, model, OPTICAL, "redshift")
+low, high = (x.cpu().numpy() for x in p.interval(0.9))
+truth, median = test.values["redshift"].numpy(), p.median.cpu().numpy()
+first = {"true": truth, "median": median, "90 % from": low, "to": high}
+pd.DataFrame(first).head(4).round(3)
 
 # %% [markdown]
 # ## Baselines on the same rows
 #
 # Gradient boosting on the raw magnitudes is what many would try first, and it is good at small tables.
 # It gets a second chance with colours made by hand, which is knowledge that the transformer is not given.
-# It needs one model for each target and each set of inputs.
+# It needs one model for each target and each set of inputs, and it gives one number, fitted to squared error, where the transformer gives a distribution.
 
 
 # %%
-def columns(samples, names, colours=False):
+def columns(samples, names, colours: bool):
     table = samples.to_frame(names).to_numpy()
-    pairs = [table[:, i] - table[:, j] for i in range(len(names)) for j in range(i)] if colours else []
-    return np.column_stack([table, *pairs])
-
-
-def boosting(samples, inputs, target, seed, colours=False):
-    """Predictions for the test galaxies from scikit-learn's histogram gradient boosting, as it comes."""
-    known = samples.present[target].numpy()
-    booster = HistGradientBoostingRegressor(random_state=seed)
-    booster.fit(columns(samples, inputs, colours)[known], samples.values[target].numpy()[known])
-    return booster.predict(columns(test, inputs, colours))
-
-
-def score(target, predicted):
-    known = test.present[target].numpy()
-    truth, predicted = test.values[target].numpy()[known], np.asarray(predicted)[known]
-    scores = {"r2": evaluation.r2(truth, predicted)}
-    return (
-        scores | {"sigma_nmad": evaluation.sigma_nmad(truth, predicted)} if target == "redshift" else scores
+    pairs = (
+        [(i, j) for i in range(len(names)) for j in range(i)] if colours else []
+    )
+    return np.column_stack(
+        [table, *(table[:, i] - table[:, j] for i, j in pairs)]
     )
 
 
+def boosting(samples, inputs, target, seed, colours=False):
+    """Predictions for the test galaxies, from scikit-learn as it comes."""
+    known = samples.present[target].numpy()
+    booster = HistGradientBoostingRegressor(random_state=seed)
+    x, y = columns(samples, inputs, colours), samples.values[target].numpy()
+    return booster.fit(x[known], y[known]).predict(
+        columns(test, inputs, colours)
+    )
+
+
+# %% [markdown]
+# The bookkeeping is folded away: every method is scored on three questions, and the full profile goes through sizes, seeds and embeddings.
+
+# %% tags=["hide-input"]
+SIZES = [300, 1000, 3000, 8000]
 TASKS = {
     "redshift from ugriz": (OPTICAL, ["redshift"]),
     "redshift from ugrizJHK": (OPTICAL + INFRARED, ["redshift"]),
     "JHK from ugriz": (OPTICAL, INFRARED),
 }
-
-
-def mean_score(by_target: list[dict]) -> dict:
-    return pd.DataFrame(by_target).mean().to_dict()
-
-
-def baseline_records(samples, seed: int) -> list[dict]:
-    records = []
-    for task, (inputs, targets) in TASKS.items():
-        constant = [np.full(len(test), float(samples.values[t][samples.present[t]].mean())) for t in targets]
-        methods = {
-            "constant": constant,
-            "boosting": [boosting(samples, inputs, t, seed) for t in targets],
-            "boosting, colours": [boosting(samples, inputs, t, seed, colours=True) for t in targets],
-        }
-        for method, predictions in methods.items():
-            scores = [score(t, p) for t, p in zip(targets, predictions, strict=True)]
-            records.append(
-                {"task": task, "method": method, "n": len(samples), "seed": seed, **mean_score(scores)}
-            )
-    return records
-
-
-# %% [markdown]
-# ## Train, predict, score
-#
-# A prediction is a distribution over codes.
-# Its mean is the best guess under squared error, its median under absolute error, and its quantiles give an interval.
-# No input is special: leave bands out, and the same model answers from what is left.
-
-# %%
 SUBSETS = {
     "r": ["r"],
     "g, r": list("gr"),
@@ -249,55 +288,96 @@ SUBSETS = {
 }
 
 
-def predict(codecs, model, inputs, target):
-    tokens = codecs.encode(test)
-    return model.predict(tokens.select(inputs), target)
+def score(target, mean, median, interval=None, nll=None) -> dict:
+    """R2 by the mean, typical error by the median, on the measured test galaxies."""
+    known = test.present[target].numpy()
+    truth, *arrays = (
+        np.asarray(x)[known]
+        for x in (test.values[target], mean, median, *(interval or ()))
+    )
+    scores = {"r2": evaluation.r2(truth, arrays[0])}
+    if target == "redshift":
+        scores["sigma_nmad"] = evaluation.sigma_nmad(truth, arrays[1])
+    if interval is not None:
+        scores["coverage90"] = evaluation.coverage(truth, *arrays[2:])
+        scores["nll"] = float(np.asarray(nll)[known].mean())
+    return scores
 
 
-def transformer_records(codecs, model, method: str, n: int, seed: int, seconds: float) -> list[dict]:
-    tokens, about = codecs.encode(test), {"method": method, "n": n, "seed": seed}
+def score_prediction(codecs, model, inputs, target) -> dict:
+    p = predict(codecs, model, inputs, target)
+    interval = [x.cpu() for x in p.interval(0.9)]
+    nll = -p.log_prob(codecs.encode(test).tokens[target]).cpu()
+    return score(target, p.mean.cpu(), p.median.cpu(), interval, nll)
+
+
+def record(task, method, n, seed, scores: list[dict], **more) -> dict:
+    means = pd.DataFrame(scores).mean().to_dict()
+    return {
+        "task": task,
+        "method": method,
+        "n": n,
+        "seed": seed,
+        **means,
+        **more,
+    }
+
+
+def baseline_records(samples, seed) -> list[dict]:
     records = []
     for task, (inputs, targets) in TASKS.items():
-        scores = []
-        for target in targets:
-            p = predict(codecs, model, inputs, target)
-            known = test.present[target].numpy()
-            truth, (low, high) = (
-                test.values[target].numpy()[known],
-                (x.cpu().numpy()[known] for x in p.interval(0.9)),
-            )
-            nll = -p.log_prob(tokens.tokens[target]).cpu().numpy()[known].mean()
-            more = {"coverage90": evaluation.coverage(truth, low, high), "nll": float(nll)}
-            by_mean, by_median = score(target, p.mean.cpu()), score(target, p.median.cpu())
-            scores.append({**by_median, "r2": by_mean["r2"], **more})
-        records.append({"task": task, **about, **mean_score(scores), "seconds": seconds})
-    for name, inputs in SUBSETS.items():
-        scores = score("redshift", predict(codecs, model, inputs, "redshift").mean.cpu())
-        records.append({"task": f"subset: {name}", **about, **scores})
+        for method in ("constant", "boosting", "boosting, colours"):
+            scores = []
+            for t in targets:
+                if method == "constant":
+                    level = samples.values[t][samples.present[t]].mean().item()
+                    guess = np.full(len(test), level)
+                else:
+                    colours = method != "boosting"
+                    guess = boosting(samples, inputs, t, seed, colours)
+                scores.append(score(t, guess, guess))
+            records.append(record(task, method, len(samples), seed, scores))
     return records
 
 
-def experiment(n: int, seed: int, embedding: str):
-    samples = draw(n, seed)
-    codecs, model, history = fit(samples, seed, embedding)
-    return codecs, model, transformer_records(codecs, model, embedding, n, seed, history.seconds)
+def transformer_records(codecs, model, history, method, n, seed) -> list[dict]:
+    def asked(inputs, targets):
+        return [score_prediction(codecs, model, inputs, t) for t in targets]
+
+    about, more = (method, n, seed), {"seconds": history.seconds}
+    records = [record(t, *about, asked(*io), **more) for t, io in TASKS.items()]
+    for name, inputs in SUBSETS.items():
+        records.append(
+            record(f"subset: {name}", *about, asked(inputs, ["redshift"]))
+        )
+    return records
 
 
-records = []
-if profile == "full":
+records = transformer_records(
+    codecs, model, history, embeddings[0], num_shown, seed
+)
+if FULL:
     for one in range(seed, seed + num_seeds):
         for n in SIZES:
             records += baseline_records(draw(n, one), one)
             for embedding in embeddings:
-                codecs, model, made = experiment(n, one, embedding)
-                records += made
+                if (n, one, embedding) != (num_shown, seed, embeddings[0]):
+                    made = fit(draw(n, one), one, embedding)
+                    records += transformer_records(*made, embedding, n, one)
 else:
-    codecs, model, records = experiment(num_train, seed, embeddings[0])
     records += baseline_records(draw(num_train, seed), seed)
 
 run = pd.DataFrame(records)
-shown = run[(run.n == run.n.max()) & run.task.isin(TASKS)]
-shown.groupby(["task", "method"], sort=False)[["r2", "sigma_nmad", "coverage90"]].mean().round(4)
+shown = (
+    run[run.n == run.n.max()]
+    .groupby(["task", "method"])
+    .mean(numeric_only=True)
+)
+table = shown.loc["redshift from ugriz", ["r2", "sigma_nmad", "coverage90"]]
+table.columns = ["R2", "sigma_NMAD", "90 % interval holds"]
+table["R2 with JHK"] = shown.loc["redshift from ugrizJHK", "r2"]
+table["R2 of JHK from ugriz"] = shown.loc["JHK from ugriz", "r2"]
+table.sort_values("R2").round(4)
 
 # %% [markdown]
 # The two scores look at different things.
@@ -305,27 +385,15 @@ shown.groupby(["task", "method"], sort=False)[["r2", "sigma_nmad", "coverage90"]
 # $\sigma_\text{NMAD}$ is the typical error in $\Delta z / (1 + z)$, and does not see outliers.
 
 # %% tags=["nbval-check-output"]
-best = (
-    run[(run.n == run.n.max()) & (run.task == "redshift from ugriz")]
-    .groupby("method")[["r2", "sigma_nmad"]]
-    .mean()
-)
+best = shown.loc["redshift from ugriz"]
 ours = best.loc[embeddings[0]]
-if profile == "fast" and embeddings[0] == "value" and num_train >= 8000:
-    assert ours.r2 > best.loc["constant"].r2 + 0.8
-    assert ours.sigma_nmad < best.loc["boosting"].sigma_nmad
-print(
-    "The transformer's typical error is below that of boosting on raw magnitudes:",
-    bool(ours.sigma_nmad < best.loc["boosting"].sigma_nmad),
-)
+below = ours.sigma_nmad < best.loc["boosting"].sigma_nmad
+print("typical error below that of boosting on raw magnitudes:", bool(below))
+print("R2 of 0.85 or more, the aim of the fast profile:", bool(ours.r2 >= 0.85))
 
-# %% mystnb={"figure": {"caption": "Each test galaxy: the prediction from five optical bands against the truth. Crosses are galaxies whose 90 % interval misses.", "name": "fig-01-predictions"}, "image": {"alt": "Predicted against true redshift for 2,000 test galaxies. Points hug the diagonal up to a redshift of about 0.3; beyond it predictions fall short. About nine in ten are inside their interval, and the misses lie on both sides of the line."}}
-p = predict(codecs, model, OPTICAL, "redshift")
-truth = test.values["redshift"].numpy()
-low, high = (x.cpu().numpy() for x in p.interval(0.9))
-ax = plots.predicted_and_true(
-    plt.subplots(figsize=(5.2, 4.6))[1], truth, p.median.cpu().numpy(), low, high, "redshift"
-)
+# %% mystnb={"figure": {"caption": "Each test galaxy: the prediction from five optical bands against the truth. Crosses are galaxies whose 90 % interval misses.", "name": "fig-01-predictions"}, "image": {"alt": "Predicted against true redshift for 2,000 test galaxies. Points hug the diagonal up to a redshift of about 0.25; beyond it predictions fall short. About nine in ten are inside their interval, and the misses lie on both sides of the line."}}
+ax = plt.subplots(figsize=(5.2, 4.6))[1]
+plots.predicted_and_true(ax, truth, median, low, high, "redshift")
 save_figure("predictions")
 plt.show()
 
@@ -336,7 +404,9 @@ plt.show()
 
 # %% mystnb={"figure": {"caption": "Promise and delivery of predicted intervals. On the diagonal they are honest; below it they would be too narrow.", "name": "fig-01-calibration"}, "image": {"alt": "Share of test galaxies inside their central interval against the share promised, for ten levels from 10 to 95 percent. The points lie on or close to the diagonal."}}
 levels = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95]
-intervals = {level: [x.cpu().numpy() for x in p.interval(level)] for level in levels}
+intervals = {
+    level: [x.cpu().numpy() for x in p.interval(level)] for level in levels
+}
 plots.calibration(plt.subplots(figsize=(4.4, 4.2))[1], truth, intervals)
 save_figure("calibration")
 plt.show()
@@ -349,15 +419,19 @@ plt.show()
 
 # %% mystnb={"figure": {"caption": "One trained transformer asked with fewer and more bands, beside a boosting model of its own for each set of bands.", "name": "fig-01-subsets"}, "image": {"alt": "R squared of redshift by the bands given. Both methods rise from about one half with r alone to more than 0.8 with all five optical bands, and the infrared bands change little. The one transformer keeps up with or passes the separate boosting models."}}
 largest = run[(run.n == run.n.max()) & (run.method == embeddings[0])]
-by_inputs = {name: largest[largest.task == f"subset: {name}"].r2.tolist() for name in SUBSETS}
-samples = draw(int(run.n.max()), seed)
-boosted = {
-    name: [score("redshift", boosting(samples, bands, "redshift", seed))["r2"]]
-    for name, bands in SUBSETS.items()
+by_inputs = {
+    name: largest[largest.task == f"subset: {name}"].r2.tolist()
+    for name in SUBSETS
 }
+boosted = {}
+for name, bands in SUBSETS.items():
+    guess = boosting(draw(num_shown, seed), bands, "redshift", seed)
+    boosted[name] = [score("redshift", guess, guess)["r2"]]
 ax = plt.subplots(figsize=(6.0, 3.2))[1]
 plots.scores_by_inputs(
-    ax, {"one transformer": by_inputs, "a boosting model each": boosted}, "$R^2$ of redshift"
+    ax,
+    {"one transformer": by_inputs, "a boosting model each": boosted},
+    "$R^2$ of redshift",
 )
 save_figure("subsets")
 plt.show()
@@ -372,8 +446,10 @@ plt.show()
 if profile == "full":
     made_on, stored = "this machine", run
 else:
-    settings, stored = evaluation.read_results("results/01_predict_redshifts.json")
-    made_on = f"{settings['device']}, torch {settings['torch']}"
+    settings, stored = evaluation.read_results(
+        "results/01_predict_redshifts.json"
+    )
+    made_on = f"{settings['device']}, commit {settings['commit'][:7]}"
 LABELS = {
     "table": "transformer, codes by table",
     "boosting": "boosting, raw magnitudes",
@@ -397,9 +473,14 @@ plt.show()
 # %% tags=["nbval-check-output"]
 rows = []
 for n, group in redshift.groupby("n"):
-    r2 = group.pivot(index="seed", columns="method", values="r2").reindex(columns=list(LABELS))
-    gain, low95, high95 = evaluation.paired_difference(r2["value"], r2["boosting"])
-    rows.append({"n": n, **r2.mean(), "gain": gain, "from": low95, "to": high95})
+    r2 = group.pivot(index="seed", columns="method", values="r2")
+    r2 = r2.reindex(columns=list(LABELS))
+    gain, low95, high95 = evaluation.paired_difference(
+        r2["value"], r2["boosting"]
+    )
+    rows.append(
+        {"n": n, **r2.mean(), "gain": gain, "from": low95, "to": high95}
+    )
 print(pd.DataFrame(rows).set_index("n").round(3).to_string())
 print(f"\nmade on {made_on}")
 
@@ -408,8 +489,9 @@ print(f"\nmade on {made_on}")
 #
 # - Hand-made colours are knowledge, and with few galaxies knowledge wins: look at the left end of the figure.
 # - The infrared bands add little to the optical ones here, whatever the method; a second instrument is not always worth its price.
-# - Boosting predicts the infrared bands from the optical ones a little better once it has thousands of galaxies: that is an easy, smooth relation, and here redshift was given five times the weight.
+# - With thousands of galaxies, boosting is level with the transformer or a little ahead at predicting the infrared bands from the optical ones: that is an easy, smooth relation, and redshift was given five times the weight.
 # - Beyond a redshift of 0.3 there are few training galaxies, and predictions shrink towards the crowd.
+# - The stored run is older than the page: it spread its soft targets by rank, which blurs the long tail of high redshifts. The model you trained above spreads them by value. The next stored run will too.
 # - The test galaxies are drawn like the training ones. A fainter survey would be another population, and the intervals would not hold there.
 #
 # ## Summary
@@ -418,20 +500,32 @@ print(f"\nmade on {made_on}")
 # - One masked model answers every question about these galaxies, with intervals that can be checked.
 # - With few samples, codes that carry their geometry learn, and codes in a table do not.
 
+
 # %%
-ours = best.loc[embeddings[0]]
+def in_words(method: str) -> str:
+    return f"R2 {best.r2[method]:.3f}, sigma_NMAD {best.sigma_nmad[method]:.4f}"
+
+
 summary = (
-    f"redshift from ugriz, {len(run.seed.unique())} seed(s), {int(run.n.max()):,} training galaxies: "
-    f"R2 {ours.r2:.3f}, sigma_NMAD {ours.sigma_nmad:.4f} "
-    f"(boosting on raw magnitudes {best.loc['boosting'].r2:.3f}, {best.loc['boosting'].sigma_nmad:.4f}; "
-    f"with hand-made colours {best.loc['boosting, colours'].r2:.3f}, {best.loc['boosting, colours'].sigma_nmad:.4f})"
+    f"redshift from ugriz, {run.seed.nunique()} seed(s), {num_shown:,} training galaxies: "
+    f"{in_words(embeddings[0])} (boosting on raw magnitudes {in_words('boosting')}; "
+    f"with hand-made colours {in_words('boosting, colours')})"
 )
 if output_dir:
     evaluation.write_results(
-        Path(output_dir) / "results.json", summary, records, data="SDSS x 2MASS x GALEX, 10,000 galaxies",
-        parameters={"profile": profile, "seed": seed, "num_seeds": num_seeds, "num_train": num_train, "embeddings": embeddings},
+        Path(output_dir) / "results.json",
+        summary,
+        records,
+        data="SDSS x 2MASS x GALEX, 10,000 galaxies",
+        parameters={
+            "profile": profile,
+            "seed": seed,
+            "num_seeds": num_seeds,
+            "num_train": num_train,
+            "embeddings": embeddings,
+        },
         seconds=round(time.perf_counter() - started, 1),
-    )  # fmt: skip
+    )
 
 # %% [markdown]
 # ## Exercises
@@ -448,12 +542,8 @@ if output_dir:
 # ````
 
 # %%
-k = predict(codecs, model, OPTICAL, "K")
-known = test.present["K"].numpy()
-k_truth, (k_low, k_high) = test.values["K"].numpy()[known], (x.cpu().numpy()[known] for x in k.interval(0.9))
-print(
-    f"R2 {evaluation.r2(k_truth, k.mean.cpu().numpy()[known]):.2f}, held {evaluation.coverage(k_truth, k_low, k_high):.0%}"
-)
+k = score_prediction(codecs, model, OPTICAL, "K")
+print(f"R2 {k['r2']:.2f}, the 90 % interval holds {k['coverage90']:.0%}")
 
 # %% [markdown]
 # ````{solution-end}

@@ -6,6 +6,8 @@ the bytes depend on the source alone: ids by position, one kernel name, no times
 """
 
 import argparse
+import base64
+import io
 import os
 import sys
 import tempfile
@@ -18,6 +20,7 @@ import jupytext
 import nbformat
 import papermill
 from check_notebooks import FOLDER, KERNEL, check_pair
+from PIL import Image
 
 METADATA = {
     "jupytext": {"formats": "ipynb,py:percent"},
@@ -47,10 +50,22 @@ def tidy(nb):
             {k: v for k, v in cell.metadata.items() if k in ("tags", "mystnb") and v}
         )
         if cell.cell_type == "code":
-            cell.outputs = merged(cell.outputs)
+            cell.outputs = small(merged(cell.outputs))
     nb.nbformat, nb.nbformat_minor = 4, 5
     nbformat.validate(nb)
     return nb
+
+
+def small(outputs: list) -> list:
+    """Pictures with a palette in place of true colour: half the bytes, and no difference to the eye."""
+    for output in outputs:
+        png = output.get("data", {}).get("image/png")
+        if png:
+            file = io.BytesIO()
+            picture = Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB")
+            picture.quantize(128, dither=Image.Dither.NONE).save(file, "png", optimize=True)
+            output["data"]["image/png"] = base64.b64encode(file.getvalue()).decode()
+    return outputs
 
 
 def merged(outputs: list) -> list:

@@ -278,6 +278,10 @@ def folder(tmp_path):
     return tmp_path / "run"
 
 
+def renamed(data: TokenDataset) -> TokenDataset:
+    return TokenDataset({"y": data.tokens["x"], "pair": data.tokens["pair"]})
+
+
 OTHER = {**SPECS, "pair": TokenSpec(2, 4, "nominal")}
 
 
@@ -296,6 +300,12 @@ OTHER = {**SPECS, "pair": TokenSpec(2, 4, "nominal")}
         (transformer, {"ema": 0.9}, r"other settings .*'ema': \(None, 0.9\)"),
         (transformer, {"weight_decay": 0.0, "warmup": 0.5}, "other settings .*'weight_decay'.*'warmup'"),
         (transformer, {"data": tokens(21)}, r"other settings .*'samples': \(20, 21\)"),
+        (transformer, {"data": tokens(seed=2)}, "other settings .*'data'"),
+        (
+            lambda: transformer({"y": SPECS["x"], "pair": SPECS["pair"]}),  # weights of the same shapes
+            {"data": renamed(tokens()), "validation": None},
+            "other modalities: give another folder",
+        ),
         (lambda: transformer(OTHER), {}, "of another model or other modalities: give another folder"),
         (lambda: transformer(d_model=16), {}, "of another model or other modalities"),
         (lambda: transformer(num_layers=2), {}, "of another model or other modalities"),

@@ -134,7 +134,7 @@ def test_an_interrupted_run_keeps_its_partial_notebook_and_leaves_no_kernel(book
         start_new_session=True,
         stderr=subprocess.PIPE,
     ) as process:
-        pid_file = book / "out" / "kernel.pid"
+        pid_file = book / "out" / "01_add_numbers.partial" / "kernel.pid"
         until(lambda: pid_file.exists() and pid_file.read_text(), "the notebook's second cell to start")
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=30)
@@ -176,6 +176,17 @@ def test_wrong_parameters_are_refused_and_nothing_is_written(book, capsys, given
     assert os.listdir(book) == ["notebooks"]
 
 
+def test_a_list_of_words_is_taken_with_or_without_quotes():
+    known = {"ways": cli.Parameter("ways", "list[str]", "['value', 'table']", "")}
+    for text in ("value,table", '["value", "table"]', "['value', 'table']", cli.as_typed(known["ways"])):
+        assert cli.check_parameters([f"ways={text}"], known, "x") == {"ways": ["value", "table"]}
+
+
+def test_without_the_book_s_packages_the_way_to_them_is_told(book, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "jupytext", None)
+    assert "pip install 'aion-lite[book]'" in refused(capsys, "run", "1")
+
+
 def test_profile_is_refused_where_there_is_none(book, capsys):
     (book / "notebooks" / "02_plain.py").write_text("# %%\nprint(1)\n")
     assert "02_plain has no parameter 'profile'; it has none" in refused(
@@ -205,6 +216,7 @@ def test_list_names_notebooks_parameters_and_data(book, capsys):
     assert cli.main(["list"]) == 0
     out = capsys.readouterr().out
     assert "01_add_numbers: Add numbers\n    You add two numbers {cite:p}`nobody` and see the sum.\n" in out
+    assert "    -p sizes=1,2  (list[int]) summed\n" in out
     assert "    -p seed=0  (int) added\n" in out and "output_dir" not in out
     from aion_lite.data import datasets
 
@@ -226,3 +238,10 @@ def test_help_loads_nothing_heavy():
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert "usage: aion-lite" in out and out.endswith("[]\n")
+
+
+def test_a_failing_run_leaves_an_earlier_result_as_it_was(book, monkeypatch):
+    assert cli.main(["run", "1", "-o", "out"]) == 0
+    before = {file.name: file.read_bytes() for file in (book / "out").iterdir() if file.is_file()}
+    assert cli.main(["run", "1", "--profile", "fail", "-o", "out"]) == 1
+    assert {name: (book / "out" / name).read_bytes() for name in before} == before

@@ -92,3 +92,8 @@ def test_runs_split_over_seeds_merge_and_shared_records_count_once(tmp_path):
         evaluation.merge_results(
             [paths[0], write(tmp_path / "x.json", 2, commit="other")], tmp_path / "all.json"
         )
+
+
+def test_r2_of_truths_that_do_not_differ_is_refused():
+    with pytest.raises(ValueError, match=r"truths that differ, got 3 times 1\.0"):
+        evaluation.r2([1.0, 1.0, 1.0], [1.0, 2.0, 3.0])

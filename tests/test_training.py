@@ -332,6 +332,8 @@ def other_tokens() -> TokenDataset:
         (lambda: run(Line(), samples(), num_epochs=1, batch_size=0), "at least one sample a batch, got 0"),
         (lambda: run(Line(), samples(), steps=3, optimizer="sgd"), "'muon' or 'adamw', got 'sgd'"),
         (lambda: run(Line(), samples(), steps=3, validation=samples(0)), "no sample to score"),
+        (lambda: run(Line(), samples(), steps=3, log_every=0), "log_every start at 1, got 0"),
+        (lambda: run(Line(), samples(), steps=3, checkpoint_every=0), "start at 1, got 0"),
         (lambda: evaluate_loss(Line(), samples(0)), "no sample to score"),
         (lambda: run(transformer(), other_tokens(), steps=3), "'x'.*another codec"),
         (lambda: run(transformer(), tokens(), steps=3, validation=other_tokens()), "'x'.*another codec"),
@@ -347,6 +349,13 @@ def test_bad_use_is_refused_before_the_first_step(act, says):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_data_set_that_was_not_encoded_is_refused():
+    data = MultimodalDataset([Scalar("x")], {"x": [1.0, 2.0]})
+    for act in (lambda: run(transformer(), data, steps=3), lambda: transformer().predict(data, "x")):
+        with pytest.raises(TypeError, match="got MultimodalDataset"):
+            act()
+
+
 def test_a_device_that_is_not_there_is_refused():
     with pytest.raises(ValueError, match="no device 'cuda' here, but 'cpu'"):
         run(Line(), samples(), steps=1, device="cuda")

@@ -35,6 +35,7 @@ class TokenSpec:
     geometry: str
     features: Tensor | None = field(default=None, compare=False)  # (vocab_size, F) where each code lies
     values: Tensor | None = field(default=None, compare=False)  # (vocab_size,) in the unit, ordinal only
+    cells: Tensor | None = field(default=None, compare=False)  # (vocab_size, 2) range of each code
     levels: tuple[int, ...] = ()
     grid: tuple[int, ...] = ()  # layout of the tokens, e.g. (7, 7); default: a line
 
@@ -99,6 +100,14 @@ class Codec(nn.Module, PyTorchModelHubMixin, library_name="aion_lite"):
     def fit(self, x: Any, present: Tensor | None = None) -> Codec:
         raise TypeError(f"{type(self).__name__} is trained by gradient: call training.train(codec, data).")
 
+    def save_pretrained(self, save_directory: str | Path, **kwargs) -> str | None:
+        """Write config.json + model.safetensors to a folder; OSError where that can't be."""
+        try:
+            return super().save_pretrained(save_directory, **kwargs)
+        except (OSError, SafetensorError) as error:
+            message = f"Can't save the codec to {save_directory} ({error}): choose another folder."
+            raise OSError(message) from None
+
     @classmethod
     def from_pretrained(cls, folder: str | Path, **kwargs) -> Codec:
         """Read config.json + model.safetensors from a local folder, or by the name of a hub repository (str).
@@ -106,15 +115,14 @@ class Codec(nn.Module, PyTorchModelHubMixin, library_name="aion_lite"):
         Raises FileNotFoundError or ValueError where a file is missing, cut short or not of this codec.
         """
         path = Path(folder)
-        if isinstance(folder, Path) or path.is_absolute() or path.is_dir():
+        # The name of a hub repository has two parts at most.
+        if isinstance(folder, Path) or path.is_absolute() or path.is_dir() or len(path.parts) > 2:
             for file in (path / "config.json", path / "model.safetensors"):
                 if not file.is_file():
                     raise FileNotFoundError(f"{file} is missing: give the folder save_pretrained wrote to.")
+            _check_config(path / "config.json")
         kwargs.setdefault("strict", True)  # the hub's default loads half a codec without a word
-        try:
-            return super().from_pretrained(str(folder), **kwargs)
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise ValueError(f"{path / 'config.json'} is damaged ({error}): copy it again.") from None
+        return super().from_pretrained(str(folder), **kwargs)
 
     # The mixin would write a declaration without its kind, and can't tell which class to read it back as.
     @classmethod
@@ -145,3 +153,12 @@ class Codec(nn.Module, PyTorchModelHubMixin, library_name="aion_lite"):
     @classmethod
     def _load_as_pickle(cls, model: Codec, model_file: str, *args) -> Codec:
         raise ValueError(f"{model_file} is a pickle, which may run any code: save the codec as safetensors.")
+
+
+def _check_config(path: Path) -> None:
+    try:
+        config = json.loads(path.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is damaged ({error}): copy it again.") from None
+    if not isinstance(config, dict) or not isinstance(config.get("modality"), dict):
+        raise ValueError(f"{path} declares no modality: give a folder as save_pretrained wrote it.")

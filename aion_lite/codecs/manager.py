@@ -9,6 +9,7 @@ import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 from aion_lite.codecs.base import Codec
@@ -68,9 +69,16 @@ class CodecManager(nn.Module):
         return TokenDataset(tokens, dataset.present)
 
     def decode(self, tokens: TokenDataset | Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Tokens by name -> values by name, in the modalities' units."""
-        tokens = tokens.tokens if isinstance(tokens, TokenDataset) else tokens
-        return {name: self[name].decode(t) for name, t in tokens.items()}
+        """Tokens by name -> values by name, in the modalities' units; NaN (or class -1) where absent."""
+        tokens = tokens if isinstance(tokens, TokenDataset) else TokenDataset(tokens)
+        values = {}
+        for name, codes in tokens.tokens.items():
+            value, present = self[name].decode(codes), tokens.present[name]
+            seen = present if present.ndim == 1 else present.any(1)
+            if isinstance(value, Tensor):
+                value[~seen] = torch.nan if value.dtype.is_floating_point else -1
+            values[name] = value
+        return values
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write ``codecs/<name>/{config.json, model.safetensors}`` and ``codecs/codecs.json``."""
@@ -92,6 +100,8 @@ class CodecManager(nn.Module):
             index = json.loads(path.read_text())
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise ValueError(f"{path} is damaged ({error}): copy it again.") from None
+        if not isinstance(index, dict) or not index:
+            raise ValueError(f"{path} names no codecs: give a folder as save_pretrained wrote it.")
         classes = {c.__name__: c for c in _subclasses(Codec)}
         codecs = []
         for name, class_name in index.items():

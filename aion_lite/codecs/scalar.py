@@ -65,7 +65,8 @@ class ScalarCodec(Codec):
     def token_spec(self) -> TokenSpec:
         self._check_fitted()
         quantizer = self.quantizer
-        return TokenSpec(1, quantizer.num_codes, "ordinal", quantizer.code_features(), quantizer.values)
+        where, values, cells = quantizer.code_features(), quantizer.values, quantizer.cells
+        return TokenSpec(1, quantizer.num_codes, "ordinal", where, values, cells)
 
     def _check_fitted(self) -> None:
         if int(self.quantizer.num_seen) == 0:

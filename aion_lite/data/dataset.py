@@ -48,6 +48,9 @@ class MultimodalDataset:
                 f"Values must match the declared modalities: missing {sorted(missing)}, "
                 f"not declared {sorted(extra)}."
             )
+        for name, v in values.items():
+            if not hasattr(v, "__len__") or getattr(v, "ndim", 1) == 0:
+                raise TypeError(f"{self.modalities[name]} needs an array, one value a sample, got {v!r}.")
         lengths = {name: len(v) for name, v in values.items()}
         if len(set(lengths.values())) > 1:
             raise ValueError(
@@ -61,6 +64,11 @@ class MultimodalDataset:
         }
         self.values = {n: m.check(values[n], self.present[n]) for n, m in self.modalities.items()}
         self.ids = np.arange(self.num_samples) if ids is None else np.asarray(ids)
+        if self.ids.ndim != 1 or pd.isna(self.ids).any():
+            raise ValueError(
+                f"ids need shape (B,) and none missing, got {self.ids.shape} with "
+                f"{int(pd.isna(self.ids).sum())} missing: name the object of every sample."
+            )
         self.info = {n: np.asarray(v) for n, v in (info or {}).items()}
         for name, array in {"ids": self.ids, **self.info}.items():
             if len(array) != self.num_samples:
@@ -191,6 +199,8 @@ def _column(frame: Any, modality: Modality) -> tuple[np.ndarray, np.ndarray]:
     if isinstance(modality, Text):
         return column.astype(object).where(present, "").to_numpy(), present
     if not isinstance(modality, Category):
+        if column.dtype.kind in "mM":
+            raise TypeError(f"{modality} needs a column of numbers, got {column.dtype}: make it e.g. days.")
         try:
             return column.to_numpy(dtype=np.float32, na_value=np.nan), present
         except (TypeError, ValueError) as error:

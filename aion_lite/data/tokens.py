@@ -22,6 +22,9 @@ class TokenDataset:
     """
 
     def __init__(self, tokens: Mapping[str, Tensor], present: Mapping[str, Tensor] | None = None):
+        if not isinstance(tokens, Mapping):
+            kind = type(tokens).__name__
+            raise TypeError(f"Tokens come by modality name, got {kind}: encode a data set with its codecs.")
         present, unknown = dict(present or {}), sorted(set(present or {}) - set(tokens))
         if not tokens or unknown:
             raise ValueError(f"Need tokens of one modality or more, and of {unknown}, which present names.")

@@ -16,11 +16,13 @@ class Prediction:
         target: name of the modality.
         log_probs: (B, N, K) log-probability of every code.
         values: (K,) increasing values of the codes in the modality's unit; None for codes without order.
+        cells: (K, 2) lowest and highest value that each code stands for; None: halfway to its neighbours.
     """
 
     target: str
     log_probs: Tensor
     values: Tensor | None
+    cells: Tensor | None = None
 
     @property
     def probabilities(self) -> Tensor:
@@ -43,13 +45,16 @@ class Prediction:
         if not 0 < q < 1:
             raise ValueError(f"A quantile needs 0 < q < 1, got {q}.")
         values = self._line()
-        middle = (values[1:] + values[:-1]) / 2
-        edges = torch.cat([values[:1], middle, values[-1:]])  # K + 1 edges of the K cells
+        if self.cells is None:
+            middle = (values[1:] + values[:-1]) / 2
+            low, high = torch.cat([values[:1], middle]), torch.cat([middle, values[-1:]])
+        else:
+            low, high = self.cells.to(values).unbind(1)
         cdf = self.probabilities.double().cumsum(1).contiguous()
         cell = torch.searchsorted(cdf, torch.full_like(cdf[:, :1], q)).clamp(max=len(values) - 1)
         below = torch.where(cell > 0, cdf.gather(1, (cell - 1).clamp(min=0)), 0.0)
         share = (q - below) / (cdf.gather(1, cell) - below).clamp_min(1e-12)
-        return torch.lerp(edges[cell], edges[cell + 1], share.clamp(0, 1).to(edges))[:, 0]
+        return torch.lerp(low[cell], high[cell], share.clamp(0, 1).to(values))[:, 0]
 
     def interval(self, level: float = 0.9) -> tuple[Tensor, Tensor]:
         """(B,), (B,): the central interval that holds the truth with probability ``level``."""

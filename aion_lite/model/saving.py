@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from textwrap import shorten
 from typing import Any
 
@@ -16,18 +18,25 @@ from aion_lite.codecs.base import TokenSpec
 
 def save(model: Any, folder: str | Path) -> None:
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     specs, tensors = {}, {name: t.contiguous() for name, t in model.state_dict().items()}
     for name, spec in model.specs.items():
         specs[name] = {
             "num_tokens": spec.num_tokens, "vocab_size": spec.vocab_size, "geometry": spec.geometry,
             "levels": spec.levels, "grid": spec.grid,
         }  # fmt: skip
-        for part in ("features", "values"):
+        for part in ("features", "values", "cells"):
             if getattr(spec, part) is not None:
                 tensors[f"spec/{name}/{part}"] = getattr(spec, part).detach().cpu().clone()
-    save_file(tensors, folder / "model.safetensors")
-    (folder / "config.json").write_text(json.dumps({"modalities": specs, **model.config}, indent=2) + "\n")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=folder, prefix=".saving-") as part:  # a full disk leaves the old model
+            save_file(tensors, Path(part) / "model.safetensors")
+            config = json.dumps({"modalities": specs, **model.config}, indent=2) + "\n"
+            (Path(part) / "config.json").write_text(config)
+            for name in ("model.safetensors", "config.json"):
+                os.replace(Path(part) / name, folder / name)
+    except (OSError, SafetensorError) as error:
+        raise OSError(f"Can't save the model to {folder} ({error}): choose another folder.") from None
 
 
 def load(cls: type, folder: str | Path) -> Any:
@@ -54,6 +63,7 @@ def load(cls: type, folder: str | Path) -> Any:
                 **{**spec, "levels": tuple(spec["levels"]), "grid": tuple(spec["grid"])},
                 features=take(f"spec/{name}/features"),
                 values=take(f"spec/{name}/values"),
+                cells=take(f"spec/{name}/cells"),
             )
             for name, spec in config.pop("modalities").items()
         }

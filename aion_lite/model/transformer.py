@@ -68,10 +68,11 @@ class MultimodalTransformer(nn.Module):
         num_inputs, num_targets: most tokens of a sample that enter the encoder, are asked of the decoder.
         min_inputs: fewest tokens that enter.
         embedding: "value" embeds codes by where they lie, "table" by a learnt row each, as AION does.
-        smoothing: width of the soft targets of codes on a line, as a share of the codebook; 0 for hard ones.
+        smoothing: width of the soft targets of codes on a line, in standard deviations of the codes; 0: hard.
         weights: modality name -> weight in the loss (1 where not named).
         hold_out: modality name -> probability that it may not enter the encoder, for what will be asked most.
         num_frequencies: waves a coordinate in the value embedding; on the galaxies none did best.
+        seed: of the first weights.
     """
 
     def __init__(
@@ -89,6 +90,7 @@ class MultimodalTransformer(nn.Module):
         weights: Mapping[str, float] | None = None,
         hold_out: Mapping[str, float] | None = None,
         num_frequencies: int = 0,
+        seed: int = 0,
     ):
         super().__init__()
         if isinstance(modalities, CodecManager):
@@ -98,6 +100,12 @@ class MultimodalTransformer(nn.Module):
             raise ValueError(f"embedding must be 'value' or 'table', got {embedding!r}.")
         if not self.specs:
             raise ValueError("A model needs at least one modality, got none.")
+        if num_layers < 1 or nhead < 1 or num_targets < 1 or min(num_inputs, min_inputs, smoothing) < 0:
+            raise ValueError(
+                f"A model needs num_layers, nhead and num_targets of 1 or more; num_inputs, min_inputs and "
+                f"smoothing of 0 or more; got {num_layers}, {nhead}, {num_targets}; "
+                f"{num_inputs}, {min_inputs}, {smoothing}."
+            )
         self.config = {
             "d_model": d_model, "nhead": nhead, "num_layers": num_layers, "dropout": dropout,
             "num_inputs": num_inputs, "num_targets": num_targets, "min_inputs": min_inputs,
@@ -112,25 +120,27 @@ class MultimodalTransformer(nn.Module):
         position_TD = torch.cat([sincos_positions(spec.grid, d_model) for spec in self.specs.values()])
         self.register_buffer("modality_T", modality_T, False)
         self.register_buffer("position_TD", position_TD, False)
-        self.register_buffer("weight_G", self._by_name(self.config["weights"], 1.0), False)
-        self.register_buffer("hold_out_G", self._by_name(self.config["hold_out"], 0.0), False)
+        self.register_buffer("weight_G", self._by_name("weights", 1.0, torch.inf), False)
+        self.register_buffer("hold_out_G", self._by_name("hold_out", 0.0, 1.0), False)
 
-        self.code = CodeEmbedding(self.specs, d_model, embedding, num_frequencies)
-        self.modality = nn.Embedding(len(sizes), d_model)  # shared by encoder and decoder
-        self.mask_token = nn.Parameter(torch.zeros(d_model))
-        self.register_token = nn.Parameter(torch.zeros(d_model))
-        self.encoder = nn.ModuleList(Block(d_model, nhead, dropout) for _ in range(num_layers))
-        self.encoder_norm = nn.LayerNorm(d_model, bias=False)
-        self.to_context = nn.Linear(d_model, d_model)
-        self.decoder = nn.ModuleList(DecoderBlock(d_model, nhead, dropout) for _ in range(num_layers))
-        self.head = CodeHead(self.specs, d_model, embedding)
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.xavier_uniform_(module.weight)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
-        for parameter in (self.modality.weight, self.mask_token, self.register_token):
-            nn.init.normal_(parameter, std=0.02)
+        with torch.random.fork_rng(devices=[]):  # the caller's random state stays as it is
+            torch.manual_seed(seed)
+            self.code = CodeEmbedding(self.specs, d_model, embedding, num_frequencies)
+            self.modality = nn.Embedding(len(sizes), d_model)  # shared by encoder and decoder
+            self.mask_token = nn.Parameter(torch.zeros(d_model))
+            self.register_token = nn.Parameter(torch.zeros(d_model))
+            self.encoder = nn.ModuleList(Block(d_model, nhead, dropout) for _ in range(num_layers))
+            self.encoder_norm = nn.LayerNorm(d_model, bias=False)
+            self.to_context = nn.Linear(d_model, d_model)
+            self.decoder = nn.ModuleList(DecoderBlock(d_model, nhead, dropout) for _ in range(num_layers))
+            self.head = CodeHead(self.specs, d_model, embedding)
+            for module in self.modules():
+                if isinstance(module, nn.Linear):
+                    nn.init.xavier_uniform_(module.weight)
+                    if module.bias is not None:
+                        nn.init.zeros_(module.bias)
+            for parameter in (self.modality.weight, self.mask_token, self.register_token):
+                nn.init.normal_(parameter, std=0.02)
 
     @classmethod
     def of_size(
@@ -189,7 +199,7 @@ class MultimodalTransformer(nn.Module):
             context = self._encode_all(batch)
             place_BO = place_O.expand(len(batch), -1)
             logp.append(self.decode(place_BO, torch.ones_like(place_BO, dtype=torch.bool), *context))
-        return Prediction(target, torch.cat(logp)[..., : spec.vocab_size], spec.values)
+        return Prediction(target, torch.cat(logp)[..., : spec.vocab_size], spec.values, spec.cells)
 
     @inference
     def embed(self, inputs: Tokens, pool: str | None = "mean", batch_size: int = 4096):
@@ -310,7 +320,10 @@ class MultimodalTransformer(nn.Module):
             f"by another codec than the one this model was built for."
         )
 
-    def _by_name(self, given: Mapping[str, float], default: float) -> Tensor:
-        for name in given:
+    def _by_name(self, setting: str, default: float, most: float) -> Tensor:
+        given = self.config[setting]
+        for name, value in given.items():
             self._spec(name)
+            if not 0 <= value <= most:
+                raise ValueError(f"{setting}[{name!r}] must lie between 0 and {most}, got {value}.")
         return torch.tensor([float(given.get(name, default)) for name in self.names])

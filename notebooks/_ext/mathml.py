@@ -24,7 +24,9 @@ def mathml(node: nodes.Node, display: bool) -> str:
     try:
         return convert(latex, displaystyle=display)
     except LatexError as error:
-        log.warning("formula not understood (%s): %s", error, latex, location=node)
+        log.warning(
+            "formula not understood (%s): %s", error, latex, location=node
+        )
         return f"<code>{html.escape(latex)}</code>"
 
 
@@ -36,10 +38,14 @@ def inline(writer, node: nodes.math) -> None:
 def block(writer, node: nodes.math_block) -> None:
     # The formula has its own box, which scrolls on a narrow screen; the number beside it stays (book.css).
     body = writer.body
-    body.append(writer.starttag(node, "div", CLASS="math notranslate nohighlight"))
+    body.append(
+        writer.starttag(node, "div", CLASS="math notranslate nohighlight")
+    )
     body.append(f'<div class="formula">{mathml(node, display=True)}</div>')
     if node["number"]:
-        body.append(f'<span class="eqno">({get_node_equation_number(writer, node)})')
+        body.append(
+            f'<span class="eqno">({get_node_equation_number(writer, node)})'
+        )
         writer.add_permalink_ref(node, "Link to this equation")
         body.append("</span>")
     body.append("</div>")

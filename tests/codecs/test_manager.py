@@ -67,7 +67,8 @@ def test_tokens_decode_to_the_nearest_value(manager):
         assert torch.equal(tokens.present[name], present) and (tokens.tokens[name][~present] == 0).all()
         x, y = data.values[name][present].float(), decoded[name][present].float()
         torch.testing.assert_close(y, x, rtol=0.05, atol=0.01)
-    assert torch.equal(manager.decode({"type": tokens.tokens["type"]})["type"], decoded["type"])
+    seen = data.present["type"]
+    assert torch.equal(manager.decode({"type": tokens.tokens["type"]})["type"][seen], decoded["type"][seen])
 
 
 def test_saved_in_aions_layout_and_read_back_bit_equal(manager, tmp_path):
@@ -183,7 +184,8 @@ def test_a_codec_of_ones_own_round_trips(codec, tmp_path):
     assert (tokens.tokens[codec.modality.name][:4] == 0).all()  # absent
     assert_same_tokens(again.encode(data), tokens)
     decoded = again.decode(tokens)[codec.modality.name]
-    assert torch.equal(decoded, manager.decode(tokens)[codec.modality.name]) and decoded.shape == x.shape
+    assert torch.equal(decoded[4:], manager.decode(tokens)[codec.modality.name][4:])
+    assert decoded.shape == x.shape and decoded[:4].isnan().all()
 
 
 # ---- bad input
@@ -247,11 +249,21 @@ def test_bad_folders_are_refused(manager, tmp_path):
     index.write_text(json.dumps({"values": "SmellCodec"}))
     with pytest.raises(ValueError, match="'values' is a SmellCodec, which is not defined: import"):
         CodecManager.from_pretrained(tmp_path)
+    for nothing in ("[]", "{}", "null"):
+        index.write_text(nothing)
+        with pytest.raises(ValueError, match=r"codecs\.json names no codecs"):
+            CodecManager.from_pretrained(tmp_path)
     index.write_text(whole)
     weights = tmp_path / "codecs" / "values" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
     with pytest.raises(ValueError, match=r"values/model\.safetensors is damaged or cut short"):
         CodecManager.from_pretrained(tmp_path)
+
+
+def test_a_folder_that_cant_be_written_to_is_refused(manager, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match=r"Can't save the codec to .*file.*: choose another folder"):
+        manager.save_pretrained(tmp_path / "file")
 
 
 def test_an_interrupted_save_is_not_taken_for_a_whole_one(manager, tmp_path, monkeypatch):
@@ -260,3 +272,15 @@ def test_an_interrupted_save_is_not_taken_for_a_whole_one(manager, tmp_path, mon
         manager.save_pretrained(tmp_path)
     with pytest.raises(FileNotFoundError, match=r"codecs\.json is missing"):
         CodecManager.from_pretrained(tmp_path)
+
+
+def test_what_was_absent_decodes_to_nothing():
+    data = MultimodalDataset(
+        [Scalar("x"), Category("c", values=("a", "b"))],
+        {"x": torch.arange(4.0), "c": torch.tensor([0, 1, 1, 0])},
+        {"x": torch.tensor([True, False, True, True]), "c": torch.tensor([True, True, True, False])},
+    )
+    manager = CodecManager(data.modalities).fit(data)
+    decoded = manager.decode(manager.encode(data))
+    assert torch.isnan(decoded["x"]).tolist() == [False, True, False, False]
+    assert decoded["c"].tolist() == [0, 1, 1, -1]

@@ -218,3 +218,16 @@ def test_weights_in_pickle_are_refused(tmp_path):
     torch.save({}, tmp_path / "pytorch_model.bin")
     with pytest.raises(ValueError, match="is a pickle"):
         Codec._load_as_pickle(fitted(), str(tmp_path / "pytorch_model.bin"), "cpu", True)
+
+
+@pytest.mark.parametrize("config", ["[]", "{}", "null", '{"modality": 3}'])
+def test_a_config_of_no_codec_is_refused(tmp_path, config):
+    ScalarCodec(PLAIN).fit(positive(20)).save_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text(config)
+    with pytest.raises(ValueError, match=r"config\.json declares no modality: give a folder"):
+        ScalarCodec.from_pretrained(tmp_path)
+
+
+def test_a_long_path_that_is_not_there_is_no_name_of_a_hub_repository():
+    with pytest.raises(FileNotFoundError, match=r"runs/no/such/config\.json is missing"):
+        ScalarCodec.from_pretrained("runs/no/such")

@@ -160,6 +160,8 @@ def test_everything_absent_is_allowed_and_values_are_not_looked_at():
         ({"age": []}, None, ValueError, "empty"),
         ({"age": [1.0, np.nan]}, None, ValueError, "1 NaN or infinite.*present"),
         ({"age": [1.0, -np.inf]}, None, ValueError, "1 NaN or infinite"),
+        ({"age": 1.0}, None, TypeError, r"Scalar\('age'\) needs an array"),
+        ({"age": torch.tensor(1.0)}, None, TypeError, "needs an array"),
         ({"age": [1, 2]}, None, TypeError, "floating-point.*int64.*Category"),
         ({"age": ["old", "young"]}, None, TypeError, "numbers"),
         ({"age": [[1.0, 2.0]]}, None, ValueError, r"shape \(B\), got \(1, 2\)"),
@@ -196,3 +198,15 @@ def test_bad_tables_categories_lengths_and_frames_are_refused():
         MultimodalDataset.from_frame(frame().replace("female", "other"), [SEX])
     with pytest.raises(ValueError, match="empty"):
         MultimodalDataset.from_frame(frame()[:0], [AGE, SEX, LABS])
+
+
+@pytest.mark.parametrize("ids", [["a", None], [1.0, np.nan], [[1, 2], [3, 4]]])
+def test_ids_that_name_no_object_are_refused(ids):
+    with pytest.raises(ValueError, match="name the object of every sample"):
+        MultimodalDataset([AGE], {"age": [1.0, 2.0]}, ids=ids)
+
+
+def test_dates_are_no_numbers():
+    dates = pd.DataFrame({"age": pd.to_datetime(["2020-01-01", "2021-01-01"])})
+    with pytest.raises(TypeError, match="numbers, got datetime64"):
+        MultimodalDataset.from_frame(dates, [AGE])

@@ -7,6 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from aion_lite.codecs import ScalarCodec
+from aion_lite.modalities import Scalar
 from aion_lite.model import Prediction
 
 VALUES = torch.linspace(-6, 8, 561)
@@ -137,3 +139,28 @@ def test_samples_of_classes_are_codes():
 def test_questions_without_an_answer_are_refused(act, says):
     with pytest.raises(ValueError, match=says):
         act()
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        np.arange(2000) % 2.0,
+        np.where(np.arange(2000) % 5 < 3, 0.0, -np.log1p(-np.arange(2000) / 2000)),
+        stats.poisson(1).ppf((np.arange(2000) + 0.5) / 2000),
+        stats.norm.ppf((np.arange(2000) + 0.5) / 2000),
+    ],
+    ids=["coin", "zeros and a tail", "counts", "continuous"],
+)
+def test_the_exact_marginal_law_holds_at_least_what_it_promises(values):
+    x = torch.tensor(values, dtype=torch.float32)
+    codec = ScalarCodec(Scalar("x"), codebook_size=256).fit(x)
+    spec, codes = codec.token_spec(), codec.encode(x)[:, 0]
+    law = torch.bincount(codes, minlength=spec.vocab_size).double() / len(x)
+    prediction = Prediction("x", law.log()[None, None].float(), spec.values, spec.cells)
+    for level in (0.5, 0.9):
+        low, high = prediction.interval(level)
+        assert ((low <= x) & (x <= high)).float().mean() >= level - 0.005
+    assert (
+        prediction.median.item() in values.round(6)
+        or abs(prediction.median.item() - np.median(values)) < 0.01
+    )

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from aion_lite.codecs import ScalarCodec, TokenSpec
@@ -196,5 +197,17 @@ def test_tokens_of_another_codec_are_refused_after_loading(folder):
 
 def test_a_folder_that_cant_be_written_to(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(OSError, match="file"):
+    with pytest.raises(OSError, match=r"Can't save the model to .*file.*: choose another folder"):
         make().save_pretrained(tmp_path / "file" / "model")
+
+
+def test_a_save_that_fails_leaves_the_old_model(folder, monkeypatch):
+    def refuse(tensors, path):
+        path.write_bytes(b"half")
+        raise SafetensorError("No space left on device")
+
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    monkeypatch.setattr("aion_lite.model.saving.save_file", refuse)
+    with pytest.raises(OSError, match=r"No space left on device.*: choose another folder"):
+        make().save_pretrained(folder)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before

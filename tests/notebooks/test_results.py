@@ -1,0 +1,32 @@
+"""The stored full runs hold what the book claims of them."""
+
+import pytest
+from check_notebooks import FOLDER
+
+from aion_lite.evaluation import paired_difference, read_results
+
+
+@pytest.fixture(scope="module")
+def redshifts():
+    settings, records = read_results(FOLDER / "results" / "01_predict_redshifts.json")
+    assert "H100" in settings["device"] and len(settings["commit"]) == 40
+    return records[records.task == "redshift from ugriz"]
+
+
+def test_every_size_and_method_has_five_seeds(redshifts):
+    seeds = redshifts.groupby(["n", "method"]).seed.apply(sorted)
+    assert len(seeds) == 4 * 5
+    assert all(s == [0, 1, 2, 3, 4] for s in seeds)
+
+
+def test_eight_thousand_galaxies_give_the_promised_error_and_honest_intervals(redshifts):
+    ours = redshifts[(redshifts.n == 8000) & (redshifts.method == "value")].mean(numeric_only=True)
+    assert ours.sigma_nmad <= 0.0138
+    assert 0.88 <= ours.coverage90 <= 0.92
+
+
+@pytest.mark.parametrize("n", [300, 1000, 3000, 8000])
+def test_never_below_boosting_on_raw_magnitudes_and_far_above_tables(redshifts, n):
+    r2 = redshifts[redshifts.n == n].pivot(index="seed", columns="method", values="r2")
+    assert paired_difference(r2["value"], r2["boosting"])[1] > 0
+    assert paired_difference(r2["value"], r2["table"])[1] > 0.3
