@@ -251,12 +251,9 @@ pd.DataFrame(first).head(4).round(3)
 # %%
 def columns(samples, names, colours: bool):
     table = samples.to_frame(names).to_numpy()
-    pairs = (
-        [(i, j) for i in range(len(names)) for j in range(i)] if colours else []
-    )
-    return np.column_stack(
-        [table, *(table[:, i] - table[:, j] for i, j in pairs)]
-    )
+    pairs = [(i, j) for i in range(len(names)) for j in range(i)]
+    differences = [table[:, i] - table[:, j] for i, j in pairs if colours]
+    return np.column_stack([table, *differences])
 
 
 def boosting(samples, inputs, target, seed, colours=False):
@@ -274,6 +271,12 @@ def boosting(samples, inputs, target, seed, colours=False):
 
 # %% tags=["hide-input"]
 SIZES = [300, 1000, 3000, 8000]
+LABELS = {
+    "table": "transformer, codes by table",
+    "boosting": "boosting, raw magnitudes",
+    "value": "transformer, codes by value",
+    "boosting, colours": "boosting, hand-made colours",
+}
 TASKS = {
     "redshift from ugriz": (OPTICAL, ["redshift"]),
     "redshift from ugrizJHK": (OPTICAL + INFRARED, ["redshift"]),
@@ -377,7 +380,7 @@ table = shown.loc["redshift from ugriz", ["r2", "sigma_nmad", "coverage90"]]
 table.columns = ["R2", "sigma_NMAD", "90 % interval holds"]
 table["R2 with JHK"] = shown.loc["redshift from ugrizJHK", "r2"]
 table["R2 of JHK from ugriz"] = shown.loc["JHK from ugriz", "r2"]
-table.sort_values("R2").round(4)
+table.sort_values("R2").rename(index=LABELS).round(4)
 
 # %% [markdown]
 # The two scores look at different things.
@@ -450,12 +453,6 @@ else:
         "results/01_predict_redshifts.json"
     )
     made_on = f"{settings['device']}, commit {settings['commit'][:7]}"
-LABELS = {
-    "table": "transformer, codes by table",
-    "boosting": "boosting, raw magnitudes",
-    "value": "transformer, codes by value",
-    "boosting, colours": "boosting, hand-made colours",
-}
 redshift = stored[stored.task == "redshift from ugriz"]
 ax = plots.learning_curves(plt.subplots()[1], redshift, "sigma_nmad", LABELS)
 ax.set(
