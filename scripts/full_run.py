@@ -3,8 +3,8 @@
     python scripts/full_run.py 01_predict_redshifts --jobs 5
 
 Small models leave most of a GPU idle, so several at once are faster (with NVIDIA's MPS daemon running, much).
-Logs, executed notebooks and parts stay in runs/full/NAME/; the merged file replaces notebooks/results/NAME.json
-only when every part is there.
+Logs, executed notebooks and parts stay in runs/full/NAME/; the merged file replaces
+notebooks/results/NAME.json only when every part is there.
 """
 
 import argparse

@@ -1,9 +1,8 @@
 """How codes enter and leave the transformer: by their geometry, or by a table.
 
 Looking a code up in a table forgets that code 511 lies beside 512, so every row must be learnt from samples
-of its own. Where a quantizer knows where its codes lie, a code is embedded by that place (low Fourier
-features of it through a small network; Tancik et al., NeurIPS 2020), and learnt with targets that spread over
-its neighbours.
+of its own. Where a quantizer knows where its codes lie, a code is embedded by that place, through a small
+network, and learnt with targets that spread over its neighbours.
 
 One network and one output matrix serve all modalities of a geometry, so cost follows the tokens and not the
 catalogue, and nothing here waits for the host.
@@ -24,9 +23,10 @@ from aion_lite.codecs.base import TokenSpec
 
 
 class ValueEmbedding(nn.Module):
-    """Embeds a code by where it lies: x and the sin, cos of pi/4 x, pi/2 x, ..., through a network.
+    """Embeds a code by where it lies: its coordinates x through one hidden layer.
 
-    Few and slow waves: with fast ones the embedding is a table again (measured in *Predict redshifts*).
+    ``num_frequencies`` adds the waves sin, cos of pi/4 x, pi/2 x, ... (Tancik et al., NeurIPS 2020). They let
+    the embedding change fast with x, which a smooth relation does not need and few samples do not support.
     """
 
     def __init__(self, specs: Mapping[str, TokenSpec], dim: int, num_frequencies: int):
