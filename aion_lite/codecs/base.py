@@ -6,10 +6,12 @@ May import the declarations and quantizers; knows nothing of transformers or str
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from contextlib import redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -101,9 +103,20 @@ class Codec(nn.Module, PyTorchModelHubMixin, library_name="aion_lite"):
         raise TypeError(f"{type(self).__name__} is trained by gradient: call training.train(codec, data).")
 
     def save_pretrained(self, save_directory: str | Path, **kwargs) -> str | None:
-        """Write config.json + model.safetensors to a folder; OSError where that can't be."""
+        """Write config.json + model.safetensors to a folder; OSError where that can't be.
+
+        A codec that lies there already stays as it was until the new one is whole.
+        """
+        folder = Path(save_directory)
+        if kwargs.get("push_to_hub"):
+            kwargs.setdefault("repo_id", folder.name)  # and not the name of the temporary folder
         try:
-            return super().save_pretrained(save_directory, **kwargs)
+            folder.mkdir(parents=True, exist_ok=True)
+            with TemporaryDirectory(dir=folder, prefix=".saving-") as part:
+                url = super().save_pretrained(part, **kwargs)
+                for file in Path(part).iterdir():
+                    os.replace(file, folder / file.name)
+            return url
         except (OSError, SafetensorError) as error:
             message = f"Can't save the codec to {save_directory} ({error}): choose another folder."
             raise OSError(message) from None

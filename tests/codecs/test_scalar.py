@@ -231,3 +231,18 @@ def test_a_config_of_no_codec_is_refused(tmp_path, config):
 def test_a_long_path_that_is_not_there_is_no_name_of_a_hub_repository():
     with pytest.raises(FileNotFoundError, match=r"runs/no/such/config\.json is missing"):
         ScalarCodec.from_pretrained("runs/no/such")
+
+
+def test_a_save_that_fails_leaves_the_codec_that_was_there(tmp_path, monkeypatch):
+    first = ScalarCodec(Scalar("x")).fit(torch.arange(20.0))
+    first.save_pretrained(tmp_path)
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+
+    def full_disk(self, folder):
+        (folder / "model.safetensors").write_bytes(b"half")
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(ScalarCodec, "_save_pretrained", full_disk)
+    with pytest.raises(OSError, match="no space left"):
+        ScalarCodec(Scalar("x")).fit(torch.arange(5.0)).save_pretrained(tmp_path)
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
