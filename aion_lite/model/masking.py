@@ -36,6 +36,9 @@ def sample_masks(
         present_BT: bool, True = measured.
         modality_T: int64 (T,) ascending, modality of each token place, 0..num_modalities-1.
         num_inputs, num_targets: the budgets; at least one present token is left to be a target.
+        min_inputs: fewest tokens that enter, as far as there are so many.
+        alpha: of the Beta(alpha, 1) law of the output shares.
+        hold_out_G: probability that a modality is kept out of a sample's inputs.
 
     Returns:
         input_BI, is_input_BI, target_BO, is_target_BO: places of the chosen tokens, and which of them count
