@@ -1,7 +1,8 @@
 """Scores, with intervals; and the record of an experiment as a JSON file.
 
-Scores take arrays (B,) of truths and predictions. An interval over seeds is Student's t; it covers what
-changes with the seed (weights, order, the training samples drawn) and not which objects are in the test set.
+Scores take arrays (B,) of truths and predictions; those of images and codes take tensors, on any device. An
+interval over seeds is Student's t; it covers what changes with the seed (weights, order, the training samples
+drawn) and not which objects are in the test set.
 """
 
 from __future__ import annotations
@@ -15,6 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 
 def r2(truth: Any, predicted: Any) -> float:
@@ -39,6 +43,65 @@ def coverage(truth: Any, low: Any, high: Any) -> float:
     """Share of the truths inside their predicted intervals."""
     truth, low, high = _arrays(truth, low, high)
     return float(np.mean((low <= truth) & (truth <= high)))
+
+
+def psnr(truth: Tensor, reconstructed: Tensor, data_range: float, measured: Tensor | None = None) -> float:
+    """Peak signal-to-noise ratio, dB: 10 log10(data_range**2 / MSE) of each image, then the mean over images.
+
+    Images (B, C, H, W), all channels of an image in one MSE; inf where one is given back exactly.
+    ``measured``: bool of their shape; what is not measured is left out, and so are images that have nothing.
+    """
+    truth, reconstructed, measured = _images(truth, reconstructed, data_range, measured)
+    count = measured.flatten(1).sum(1, dtype=torch.float64)
+    error = (truth - reconstructed).double().square().where(measured, 0.0).flatten(1).sum(1)
+    return float((10 * torch.log10(data_range**2 * count / error))[count > 0].mean())
+
+
+def ssim(truth: Tensor, reconstructed: Tensor, data_range: float, measured: Tensor | None = None) -> float:
+    """Structural similarity, 1 where equal: the mean over channels and windows, then over images.
+
+    Windows of 11 x 11 pixels that lie inside the image, Gaussian weights of sigma 1.5, K1 = 0.01, K2 = 0.03
+    (Wang et al. 2004, sections III.B and III.C). Takes what ``psnr`` takes; a window counts where its middle
+    was measured. Raises ValueError on images below 11 pixels a side.
+    """
+    truth, reconstructed, measured = _images(truth, reconstructed, data_range, measured)
+    height, width = truth.shape[2:]
+    if min(height, width) < 11:
+        raise ValueError(f"SSIM needs images of 11 x 11 pixels or more, got {height} x {width}.")
+    middles = measured[..., 5:-5, 5:-5]
+    batches = zip(truth.split(256), reconstructed.split(256), strict=True)
+    similar = torch.cat([_ssim_map(x, y, data_range) for x, y in batches])
+    count = middles.flatten(1).sum(1)
+    return float((similar.where(middles, 0.0).flatten(1).sum(1) / count)[count > 0].mean())
+
+
+def _ssim_map(x: Tensor, y: Tensor, data_range: float) -> Tensor:
+    """(B, C, H, W) -> (B, C, H - 10, W - 10). float64: variances are small differences of squares."""
+    x, y = x.double(), y.double()
+    window = torch.exp(-((torch.arange(11, device=x.device, dtype=x.dtype) - 5) ** 2) / (2 * 1.5**2))
+    moments = torch.cat([x, y, x * x, y * y, x * y], 1)
+    window = (window / window.sum()).expand(moments.shape[1], 1, 1, 11)
+    moments = F.conv2d(moments, window, groups=len(window))
+    moments = F.conv2d(moments, window.transpose(2, 3), groups=len(window))
+    x, y, xx, yy, xy = moments.chunk(5, 1)
+    c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
+    light = (2 * x * y + c1) / (x * x + y * y + c1)
+    return light * (2 * (xy - x * y) + c2) / (xx - x * x + yy - y * y + c2)
+
+
+def codebook_use(codes: Any, codebook_size: int) -> dict[str, float]:
+    """How evenly integer codes of any shape use their codebook.
+
+    ``used``: share of the codebook seen; ``bits``: entropy of the codes' frequencies, bits a token;
+    ``perplexity``: 2**bits, the number of codes that would be as many if all were as frequent. Few tokens see
+    few codes: all three come out low below about ten tokens a code.
+    """
+    codes = torch.as_tensor(codes).flatten()
+    if codes.is_floating_point() or not len(codes) or codes.min() < 0 or codes.max() >= codebook_size:
+        raise ValueError(f"Codebook use needs codes in 0..{codebook_size - 1}, one or more, got {codes}.")
+    counts = torch.bincount(codes, minlength=codebook_size).double()
+    bits = float(torch.special.entr(counts / counts.sum()).sum() / np.log(2))
+    return {"used": float((counts > 0).double().mean()), "perplexity": 2**bits, "bits": bits}
 
 
 def seed_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float, float]:
@@ -72,8 +135,6 @@ def write_results(
         records: flat dicts, one a trained model or baseline (task, n, seed, metric, value, ...).
         settings: what else made them (parameters, data, seconds). Versions, device and commit are added.
     """
-    import torch
-
     import aion_lite
 
     commit = os.environ.get("AION_LITE_COMMIT")  # for machines that get the files without the repository
@@ -137,3 +198,14 @@ def _arrays(*values: Any) -> list[np.ndarray]:
     if not all(np.isfinite(a).all() for a in arrays):
         raise ValueError("Scores need finite numbers: leave out samples whose truth was not measured.")
     return arrays
+
+
+def _images(x: Tensor, y: Tensor, data_range: float, measured: Tensor | None) -> list[Tensor]:
+    if x.ndim != 4 or x.shape != y.shape or (measured is not None and measured.shape != x.shape):
+        shapes = [None if t is None else tuple(t.shape) for t in (x, y, measured)]
+        raise ValueError(f"Image scores need images (B, C, H, W) of one shape, got {shapes}.")
+    if not 0 < data_range < np.inf:
+        raise ValueError(f"data_range is the span of the images' values, above 0, got {data_range}.")
+    measured = torch.ones_like(x, dtype=torch.bool) if measured is None else measured
+    # Equal where nothing was measured, so that no window sees what lies there.
+    return [torch.where(measured, x, y), y, measured]

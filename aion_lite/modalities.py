@@ -39,10 +39,15 @@ class Modality:
         """Shape of one sample."""
         return ()
 
+    @property
+    def cell_shape(self) -> tuple[int, ...]:
+        """Shape of the cells of a sample that go missing one by one: ``present`` may be (B, *cell_shape)."""
+        return ()
+
     def check(self, values: Any, present: torch.Tensor | None = None) -> torch.Tensor:
         """Values as a float32 tensor (B, *shape); a clear error where they are anything else.
 
-        ``present``: bool (B,); values of absent samples are not looked at and come back as 0.
+        ``present``: bool (B,) or (B, *cell_shape); what is absent is not looked at and comes back as 0.
         """
         x = _as_tensor(values, self)
         if not x.dtype.is_floating_point:
@@ -82,7 +87,10 @@ class Modality:
 
 @dataclass(frozen=True)
 class Image(Modality):
-    """Pixels (B, channels, height, width); ``size`` is height = width, or (height, width)."""
+    """Pixels (B, channels, height, width); ``size`` is height = width, or (height, width).
+
+    Channels (bands) go missing one by one, so ``present`` may be (B, channels) as well as (B,).
+    """
 
     channels: int = 1
     size: int | tuple[int, int] = 64
@@ -98,10 +106,17 @@ class Image(Modality):
         height, width = (self.size, self.size) if isinstance(self.size, int) else self.size
         return (self.channels, height, width)
 
+    @property
+    def cell_shape(self) -> tuple[int, ...]:
+        return (self.channels,)
+
 
 @dataclass(frozen=True)
 class TimeSeries(Modality):
-    """Regularly sampled signals (B, channels, length) at ``rate`` samples per second."""
+    """Signals (B, channels, length) on a regular grid of ``rate`` samples per second.
+
+    A signal sampled irregularly lies on the grid with gaps: ``present`` (B, channels, length) says where.
+    """
 
     channels: int = 1
     length: int = 1000
@@ -112,10 +127,17 @@ class TimeSeries(Modality):
     def shape(self) -> tuple[int, ...]:
         return (self.channels, self.length)
 
+    @property
+    def cell_shape(self) -> tuple[int, ...]:
+        return self.shape
+
 
 @dataclass(frozen=True)
 class Spectrum(Modality):
-    """Flux (B, len(wavelength)) on one increasing ``wavelength`` grid."""
+    """Flux (B, len(wavelength)) on one increasing ``wavelength`` grid.
+
+    ``present`` (B, len(wavelength)) is the coverage: where the spectrograph did not look, it is False.
+    """
 
     wavelength: tuple[float, ...] = ()
     unit: str = "angstrom"
@@ -132,6 +154,10 @@ class Spectrum(Modality):
     @property
     def shape(self) -> tuple[int, ...]:
         return (len(self.wavelength),)
+
+    @property
+    def cell_shape(self) -> tuple[int, ...]:
+        return self.shape
 
 
 @dataclass(frozen=True)
@@ -211,6 +237,10 @@ class Table(Modality):
     def shape(self) -> tuple[int, ...]:
         return (len(self.columns),)
 
+    @property
+    def cell_shape(self) -> tuple[int, ...]:
+        return self.shape
+
     def check(self, values: Any, present: torch.Tensor | None = None) -> torch.Tensor:
         x = super().check(values, present)
         cells = check_present(self, present, len(x), x.device)
@@ -249,15 +279,15 @@ class Text(Modality):
 def check_present(
     modality: Modality, present: torch.Tensor | None, num_samples: int, device: torch.device | str = "cpu"
 ) -> torch.Tensor:
-    """``present`` as a bool tensor (B,), or (B, columns) for a Table; None means all measured."""
+    """``present`` as a bool tensor (B,) or (B, *modality.cell_shape); None means all measured."""
     if present is None:
         return torch.ones(num_samples, dtype=torch.bool, device=device)
     if isinstance(present, np.ndarray):
         present = present.copy()  # torch warns of arrays that can't be written to
     present = torch.as_tensor(present, device=device)
     shapes = [(num_samples,)]
-    if isinstance(modality, Table):
-        shapes.append((num_samples, *modality.shape))
+    if modality.cell_shape:
+        shapes.append((num_samples, *modality.cell_shape))
     if present.dtype != torch.bool or tuple(present.shape) not in shapes:
         raise ValueError(
             f"present['{modality.name}'] must be boolean of shape {' or '.join(map(str, shapes))}, "

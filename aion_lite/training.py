@@ -24,10 +24,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import TensorDataset
 from tqdm.auto import tqdm
 
 from aion_lite import checkpoint as checkpoints
 from aion_lite.data.tokens import TokenDataset
+
+Samples = TokenDataset | TensorDataset | Tensor
 
 
 @dataclass
@@ -47,7 +50,7 @@ class History:
 
 def train(
     module: nn.Module,
-    data: TokenDataset | Tensor,
+    data: Samples,
     *,
     steps: int | None = None,
     num_epochs: float | None = None,
@@ -59,7 +62,7 @@ def train(
     clip: float = 1.0,
     ema: float | None = None,
     seed: int = 0,
-    validation: TokenDataset | Tensor | None = None,
+    validation: Samples | None = None,
     validate_every: int = 100,
     patience: int | None = None,
     checkpoint: str | Path | None = None,
@@ -73,7 +76,8 @@ def train(
     """Train ``module`` in place on ``data`` and leave it in eval mode.
 
     Args:
-        data: samples, a TokenDataset or a tensor (B, ...); ``module.loss`` gets a batch of them.
+        data: samples, as a TokenDataset, a tensor (B, ...) or a TensorDataset of several (values, present,
+            weights); ``module.loss`` gets a batch of them.
         steps, num_epochs: how long; give one of the two.
         lr: peak rate of both optimisers (Muon's update is scaled to AdamW's size).
         warmup: share of the steps.
@@ -92,7 +96,7 @@ def train(
     from accelerate.state import AcceleratorState
 
     for samples in (data, validation):
-        if not isinstance(samples, (TokenDataset, Tensor, type(None))):
+        if not isinstance(samples, (TokenDataset, TensorDataset, Tensor, type(None))):
             kind = type(samples).__name__
             raise TypeError(f"Training needs tokens or a tensor, got {kind}: give codecs.encode(data set).")
     steps = _num_steps(len(data), batch_size, steps, num_epochs)
@@ -107,7 +111,7 @@ def train(
     if device is not None and torch.device(device).type != accelerator.device.type:
         raise ValueError(f"There is no device {device!r} here, but {accelerator.device.type!r}.")
     module.to(accelerator.device).train()
-    data, validation = (x if x is None else x.to(accelerator.device) for x in (data, validation))
+    data, validation = (_to(x, accelerator.device) for x in (data, validation))
     for samples in (data, validation):
         if samples is not None and hasattr(module, "check"):
             module.check(samples)  # once, here: to look at values in the loop would wait for the device
@@ -190,17 +194,17 @@ def train(
 
 
 @torch.no_grad()
-def evaluate_loss(
-    module: nn.Module, data: TokenDataset | Tensor, batch_size: int = 256, seed: int = 0
-) -> float:
+def evaluate_loss(module: nn.Module, data: Samples, batch_size: int = 256, seed: int = 0) -> float:
     """Mean of ``module.loss`` over ``data`` in eval mode; the same seed draws the same masks."""
     if len(data) == 0:
         raise ValueError("There is no sample to score.")
     was_training = module.training
     module.eval()
     with _own_state(seed):
-        batches = [data[i : i + batch_size] for i in range(0, len(data), batch_size)]
-        losses = [module.loss(*_arguments(batch))[0] * len(batch) for batch in batches]
+        starts = range(0, len(data), batch_size)
+        sizes = [min(batch_size, len(data) - i) for i in starts]
+        batches = (_arguments(data[i : i + batch_size]) for i in starts)
+        losses = [module.loss(*batch)[0] * size for batch, size in zip(batches, sizes, strict=True)]
     module.train(was_training)
     return float(sum(losses)) / len(data)
 
@@ -261,11 +265,21 @@ class _Loss(nn.Module):
 
 
 def _arguments(batch: Any) -> Sequence[Any]:
-    return (batch.tokens, batch.present) if isinstance(batch, TokenDataset) else (batch,)
+    if isinstance(batch, TokenDataset):
+        return (batch.tokens, batch.present)
+    return batch if isinstance(batch, tuple) else (batch,)  # of a TensorDataset come tuples
 
 
-def _tensors(data: TokenDataset | Tensor) -> list[Tensor]:
-    return [data] if isinstance(data, Tensor) else [*data.tokens.values(), *data.present.values()]
+def _to(data: Samples | None, device: torch.device) -> Samples | None:
+    if isinstance(data, TensorDataset):
+        return TensorDataset(*(tensor.to(device) for tensor in data.tensors))
+    return data if data is None else data.to(device)
+
+
+def _tensors(data: Samples) -> Sequence[Tensor]:
+    if isinstance(data, TokenDataset):
+        return [*data.tokens.values(), *data.present.values()]
+    return data.tensors if isinstance(data, TensorDataset) else [data]
 
 
 def _num_steps(num_samples: int, batch_size: int, steps: int | None, num_epochs: float | None) -> int:

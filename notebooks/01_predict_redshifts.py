@@ -165,10 +165,12 @@ print("and back:", np.round(codec.decode(codes[:4, None]).numpy(), 2))
 #
 # Code 511 lies beside code 512, and the model should not have to learn that from data.
 # So a code is embedded by *where it lies*, through a small network, and the target is spread a little over its neighbours.
-# `embedding="table"` drops both and looks every code up in a table, as AION does; you will see what that costs.
+# Beside the cross-entropy, which asks *which* code, counts the squared error of the predicted mean, which asks *how far off*.
+# `embedding="table"` drops all three and looks every code up in a table, as AION does; you will see what that costs.
 
 # %%
 OPTICAL, INFRARED = list("ugriz"), list("JHK")
+REGRESSION = 3.0  # weight of the squared error beside the cross-entropy
 FULL = profile == "full"
 SHAPE = (
     {"d_model": 128, "num_layers": 4}
@@ -194,6 +196,7 @@ def fit(samples, seed: int, embedding: str):
         num_inputs=8,  # budgets: tokens that enter, tokens asked
         num_targets=11 if FULL else 6,
         min_inputs=3,
+        regression=REGRESSION,
         weights={"redshift": 5.0},
         hold_out={"redshift": 0.8, "J": 0.5, "H": 0.5, "K": 0.5},
     )
@@ -486,9 +489,7 @@ print(f"\nmade on {made_on}")
 #
 # - Hand-made colours are knowledge, and with few galaxies knowledge wins: look at the left end of the figure.
 # - The infrared bands add little to the optical ones here, whatever the method; a second instrument is not always worth its price.
-# - With thousands of galaxies, boosting is level with the transformer or a little ahead at predicting the infrared bands from the optical ones: that is an easy, smooth relation, and redshift was given five times the weight.
 # - Beyond a redshift of 0.3 there are few training galaxies, and predictions shrink towards the crowd.
-# - The stored run is older than the page: it spread its soft targets by rank, which blurs the long tail of high redshifts. The model you trained above spreads them by value. The next stored run will too.
 # - The test galaxies are drawn like the training ones. A fainter survey would be another population, and the intervals would not hold there.
 #
 # ## Summary

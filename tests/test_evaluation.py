@@ -1,4 +1,4 @@
-"""Scores against scikit-learn, scipy and closed forms; result files against what went in."""
+"""Scores against scikit-learn, scikit-image, scipy and closed forms; result files against what went in."""
 
 import json
 
@@ -8,6 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from sklearn.metrics import r2_score
 
 from aion_lite import evaluation
@@ -97,3 +98,70 @@ def test_runs_split_over_seeds_merge_and_shared_records_count_once(tmp_path):
 def test_r2_of_truths_that_do_not_differ_is_refused():
     with pytest.raises(ValueError, match=r"truths that differ, got 3 times 1\.0"):
         evaluation.r2([1.0, 1.0, 1.0], [1.0, 2.0, 3.0])
+
+
+def images(shape, offset=0.0, dtype=torch.float32):
+    g = torch.Generator().manual_seed(0)
+    x = torch.rand(shape, generator=g, dtype=dtype) + offset
+    return x, x + 0.1 * torch.randn(shape, generator=g, dtype=dtype)
+
+
+@pytest.mark.parametrize("offset", [0.0, -0.5, 300.0])  # 300: variances are small differences of squares
+@pytest.mark.parametrize("shape", [(3, 1, 11, 11), (2, 3, 17, 30), (260, 1, 12, 11)])
+def test_psnr_and_ssim_are_scikit_images(shape, offset):
+    x, y = images(shape, offset)
+    pairs = list(zip(x.double().numpy(), y.double().numpy(), strict=True))
+    expected = [peak_signal_noise_ratio(a, b, data_range=1.3) for a, b in pairs]
+    assert evaluation.psnr(x, y, 1.3) == pytest.approx(np.mean(expected), rel=1e-6)
+    wang = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False, "channel_axis": 0}
+    expected = [structural_similarity(a, b, data_range=1.3, **wang) for a, b in pairs]
+    assert evaluation.ssim(x, y, 1.3) == pytest.approx(np.mean(expected), abs=1e-9)
+
+
+def test_equal_images_are_as_alike_as_can_be():
+    x, _ = images((2, 1, 16, 16))
+    assert evaluation.ssim(x, x.clone(), 1.0) == pytest.approx(1.0, abs=1e-12)
+    assert evaluation.psnr(x, x.clone(), 1.0) == np.inf
+
+
+def test_a_tiny_unit_does_not_underflow():
+    x, y = images((2, 1, 16, 16))
+    small = [t.double() * 1e-25 for t in (x, y)]
+    assert evaluation.psnr(*small, 1e-25) == pytest.approx(evaluation.psnr(x, y, 1.0), rel=1e-6)
+    assert evaluation.ssim(*small, 1e-25) == pytest.approx(evaluation.ssim(x, y, 1.0), rel=1e-6)
+
+
+def test_bands_that_were_not_measured_are_left_out():
+    x, y = images((4, 3, 16, 16))
+    measured = torch.ones(4, 3, 16, 16, dtype=torch.bool)
+    measured[:, 1] = False
+    measured[3] = False  # an image of which nothing was
+    gaps = x.where(measured, torch.nan)
+    for score in (evaluation.psnr, evaluation.ssim):
+        assert score(gaps, y, 1.0, measured) == pytest.approx(score(x[:3, ::2], y[:3, ::2], 1.0))
+
+
+@pytest.mark.parametrize("score", [evaluation.psnr, evaluation.ssim])
+def test_image_scores_refuse_what_they_cannot_score(score):
+    x, y = images((2, 1, 16, 16))
+    with pytest.raises(ValueError, match=r"\(B, C, H, W\) of one shape"):
+        score(x[:, 0], y[:, 0], 1.0)
+    with pytest.raises(ValueError, match="data_range"):
+        score(x, y, 0.0)
+    with pytest.raises(ValueError, match="11 x 11 pixels or more, got 16 x 10"):
+        evaluation.ssim(x[..., :10], y[..., :10], 1.0)
+
+
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=60))
+def test_codebook_use_is_scipys_entropy(codes):
+    use = evaluation.codebook_use(torch.tensor(codes).reshape(1, -1), 10)
+    counts = np.bincount(codes, minlength=10)
+    assert use["bits"] == pytest.approx(stats.entropy(counts, base=2), abs=1e-12)
+    assert use["perplexity"] == pytest.approx(np.exp(stats.entropy(counts)))
+    assert use["used"] == len(set(codes)) / 10
+
+
+@pytest.mark.parametrize("codes", [[], [-1, 2], [0, 10], [0.5]])
+def test_codebook_use_refuses_what_are_no_codes(codes):
+    with pytest.raises(ValueError, match=r"codes in 0\.\.9"):
+        evaluation.codebook_use(codes, 10)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from aion_lite.modalities import Modality, check_present, modality_from_config
 
-GEOMETRIES = ("ordinal", "grid", "nominal")
+GEOMETRIES = ("ordinal", "grid", "nominal", "mixed")
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class TokenSpec:
     """The tokens of one modality, as a model sees them.
 
     geometry: how codes lie to each other. ``ordinal``: on a line (scalars); ``grid``: on a lattice with
-    ``levels`` along each axis (FSQ); ``nominal``: nowhere (categories, text).
+    ``levels`` along each axis (FSQ); ``nominal``: nowhere (categories, text); ``mixed``: see ``parts``.
     """
 
     num_tokens: int
@@ -40,6 +40,7 @@ class TokenSpec:
     cells: Tensor | None = field(default=None, compare=False)  # (vocab_size, 2) range of each code
     levels: tuple[int, ...] = ()
     grid: tuple[int, ...] = ()  # layout of the tokens, e.g. (7, 7); default: a line
+    parts: Mapping[str, TokenSpec] = field(default_factory=dict)
 
     def __post_init__(self):
         if self.geometry not in GEOMETRIES:
@@ -47,14 +48,25 @@ class TokenSpec:
         if not self.grid:
             object.__setattr__(self, "grid", (self.num_tokens,))
 
+    @classmethod
+    def joined(cls, parts: Mapping[str, TokenSpec]) -> TokenSpec:
+        """Tokens one after another that have codebooks of their own, by name: the columns of a table."""
+        num_tokens = sum(part.num_tokens for part in parts.values())
+        return cls(num_tokens, max(part.vocab_size for part in parts.values()), "mixed", parts=dict(parts))
+
+    def codebooks(self, name: str) -> dict[str, TokenSpec]:
+        """What this modality called ``name`` is made of: itself, or its parts as ``name.part``."""
+        return {f"{name}.{part}": spec for part, spec in self.parts.items()} or {name: self}
+
 
 class Codec(nn.Module, PyTorchModelHubMixin, library_name="aion_lite"):
     """One modality to tokens and back.
 
-    A subclass defines ``quantizer``, ``_encode(x) -> z``, ``_decode(z) -> x``, ``token_spec()`` and either
-    ``loss(x) -> (scalar, metrics)``, to be trained by gradient, or ``fit(x)``. ``encode`` changes neither its
-    input nor the codec. Saved as config.json + model.safetensors (``save_pretrained``), never as pickle; the
-    config holds the arguments of ``__init__``, of which ``modality`` is one.
+    A subclass defines ``quantizer``, ``_encode(x, present) -> z``, ``_decode(z) -> x``, ``token_spec()``, and
+    ``loss(x, present, weight) -> (scalar, metrics)`` if trained by gradient, else ``fit(x, present)``.
+    ``encode`` changes neither its input nor the codec. Saved as config.json + model.safetensors
+    (``save_pretrained``), never as pickle; the config holds the arguments of ``__init__``, of which
+    ``modality`` is one.
     """
 
     modality: Modality
@@ -68,26 +80,52 @@ class Codec(nn.Module, PyTorchModelHubMixin, library_name="aion_lite"):
     def vocab_size(self) -> int:
         return self.token_spec().vocab_size
 
-    @torch.no_grad()
-    def encode(self, x: Any, present: Tensor | None = None) -> Tensor:
-        """Values (B, *modality.shape) -> tokens (B, num_tokens) int64; tokens of absent samples are 0."""
-        x = self.modality.check(x, present)
-        tokens = self.quantizer.encode(self._encode(x)).reshape(len(x), -1)
-        present = check_present(self.modality, present, len(x), tokens.device)
-        return tokens * present[:, None] if present.ndim == 1 else tokens
+    @property
+    def device(self) -> torch.device:
+        """Where the codec computes; what it is given may lie elsewhere, and what it gives lies there too."""
+        return next((t.device for t in (*self.parameters(), *self.buffers())), torch.device("cpu"))
 
     @torch.no_grad()
-    def decode(self, tokens: Tensor) -> Tensor:
+    def encode(self, x: Any, present: Tensor | None = None, batch_size: int = 512) -> Tensor:
+        """Values (B, *modality.shape) -> tokens (B, num_tokens) int64; tokens of what is absent are 0."""
+        x = self.modality.check(x, present)
+        present = check_present(self.modality, present, len(x), x.device)
+        codes = [
+            self.quantizer.encode(self._encode(a.to(self.device), b.to(self.device))).flatten(1).to(x.device)
+            for a, b in zip(x.split(batch_size), present.split(batch_size), strict=True)
+        ]
+        tokens = torch.cat(codes) if codes else torch.zeros(0, self.num_tokens, dtype=torch.int64)
+        return tokens * as_cells(self.token_present(tokens, present), tokens)
+
+    @torch.no_grad()
+    def decode(self, tokens: Tensor, batch_size: int = 512) -> Tensor:
         """Tokens (B, num_tokens) -> values (B, *modality.shape)."""
         self._check_tokens(tokens)
-        return self._decode(self.quantizer.decode(tokens.reshape(len(tokens), *self.token_spec().grid)))
+        grid = self.token_spec().grid
+        parts = [
+            self._decode(self.quantizer.decode(t.to(self.device).reshape(len(t), *grid))).to(tokens.device)
+            for t in tokens.split(batch_size)
+        ]
+        return torch.cat(parts)
+
+    def token_present(self, tokens: Tensor, present: Tensor) -> Tensor:
+        """Which tokens stand for something measured: bool (B,), or (B, num_tokens)."""
+        return present if present.ndim == 1 else present.flatten(1).any(1)
 
     def _check_tokens(self, tokens: Tensor) -> None:
-        if tokens.ndim != 2 or tokens.shape[1] != self.num_tokens:
+        spec = self.token_spec()
+        if tokens.ndim != 2 or tokens.shape[1] != spec.num_tokens:
             shape = tuple(tokens.shape)
-            raise ValueError(f"{self.modality} decodes tokens of shape (B, {self.num_tokens}), got {shape}.")
+            raise ValueError(f"{self.modality} decodes tokens of shape (B, {spec.num_tokens}), got {shape}.")
+        start = 0
+        for name, part in spec.codebooks(self.modality.name).items():
+            codes = tokens[:, start : start + part.num_tokens]
+            if codes.numel() and not 0 <= int(codes.min()) <= int(codes.max()) < part.vocab_size:
+                got = f"{int(codes.min())}..{int(codes.max())}"
+                raise ValueError(f"Codes of {name} must lie in 0..{part.vocab_size - 1}, got {got}.")
+            start += part.num_tokens
 
-    def _encode(self, x: Tensor) -> Tensor:
+    def _encode(self, x: Tensor, present: Tensor) -> Tensor:
         return x
 
     def _decode(self, z: Tensor) -> Tensor:
@@ -96,11 +134,13 @@ class Codec(nn.Module, PyTorchModelHubMixin, library_name="aion_lite"):
     def token_spec(self) -> TokenSpec:
         raise TypeError(f"{type(self).__name__} must define token_spec().")
 
-    def loss(self, x: Tensor) -> tuple[Tensor, dict[str, float]]:
+    def loss(
+        self, x: Tensor, present: Tensor | None = None, weight: Tensor | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         raise TypeError(f"{type(self).__name__} has nothing to train by gradient: call fit(values).")
 
     def fit(self, x: Any, present: Tensor | None = None) -> Codec:
-        raise TypeError(f"{type(self).__name__} is trained by gradient: call training.train(codec, data).")
+        raise TypeError(f"{type(self).__name__} is trained by gradient: call train_codec(codec, data).")
 
     def save_pretrained(self, save_directory: str | Path, **kwargs) -> str | None:
         """Write config.json + model.safetensors to a folder; OSError where that can't be.
@@ -166,6 +206,11 @@ class Codec(nn.Module, PyTorchModelHubMixin, library_name="aion_lite"):
     @classmethod
     def _load_as_pickle(cls, model: Codec, model_file: str, *args) -> Codec:
         raise ValueError(f"{model_file} is a pickle, which may run any code: save the codec as safetensors.")
+
+
+def as_cells(present: Tensor, x: Tensor) -> Tensor:
+    """``present`` (B,) or (B, cells...) with axes of size 1 behind it, to multiply x (B, ...) with."""
+    return present.reshape(*present.shape, *[1] * (x.ndim - present.ndim))
 
 
 def _check_config(path: Path) -> None:

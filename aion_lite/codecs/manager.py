@@ -14,11 +14,15 @@ from torch import Tensor, nn
 
 from aion_lite.codecs.base import Codec
 from aion_lite.codecs.scalar import CategoryCodec, ScalarCodec
+from aion_lite.codecs.table import TableCodec
+from aion_lite.codecs.text import TextCodec
 from aion_lite.data.dataset import MultimodalDataset
 from aion_lite.data.tokens import TokenDataset
-from aion_lite.modalities import Category, Modality, Scalar, check_names
+from aion_lite.modalities import Category, Modality, Scalar, Table, Text, check_names
 
-DEFAULT_CODECS: Mapping[type[Modality], type[Codec]] = {Scalar: ScalarCodec, Category: CategoryCodec}
+DEFAULT_CODECS: Mapping[type[Modality], type[Codec]] = {
+    Scalar: ScalarCodec, Category: CategoryCodec, Table: TableCodec, Text: TextCodec
+}  # fmt: skip
 
 
 class CodecManager(nn.Module):
@@ -61,21 +65,25 @@ class CodecManager(nn.Module):
 
     def encode(self, dataset: MultimodalDataset) -> TokenDataset:
         """Every modality that ``dataset`` has, as tokens; raises ValueError for one without a codec."""
-        tokens = {}
+        tokens, present = {}, {}
         for name, values in dataset.values.items():
             codec = self[name]
             self._check_declared(name, dataset)
             tokens[name] = codec.encode(values, dataset.present[name])
-        return TokenDataset(tokens, dataset.present)
+            present[name] = codec.token_present(tokens[name], dataset.present[name])
+        return TokenDataset(tokens, present)
 
     def decode(self, tokens: TokenDataset | Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Tokens by name -> values by name, in the modalities' units; NaN (or class -1) where absent."""
         tokens = tokens if isinstance(tokens, TokenDataset) else TokenDataset(tokens)
         values = {}
         for name, codes in tokens.tokens.items():
-            value, present = self[name].decode(codes), tokens.present[name]
-            seen = present if present.ndim == 1 else present.any(1)
+            codec, present = self[name], tokens.present[name]
+            value = codec.decode(codes)
             if isinstance(value, Tensor):
+                # A table's tokens are its cells; of others, a sample without a token is absent.
+                cells = present.shape == value.shape
+                seen = present if present.ndim == 1 or cells else present.any(1)
                 value[~seen] = torch.nan if value.dtype.is_floating_point else -1
             values[name] = value
         return values

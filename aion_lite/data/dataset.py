@@ -21,7 +21,7 @@ class MultimodalDataset:
     Args:
         modalities: the declarations; their names must differ.
         values: modality name -> values, first axis the samples (see ``Modality.check`` for shapes).
-        present: modality name -> bool (B,) (or (B, columns) for a Table); a name left out is all measured.
+        present: modality name -> bool (B,) or (B, *modality.cell_shape); a name left out is all measured.
         ids: (B,) object of each sample (patient, galaxy); samples of one object never part in ``split``.
             Default: every sample is an object of its own.
         info: name -> (B,) or (B, ...) arrays that travel along but are no modality (measurement errors, ...).

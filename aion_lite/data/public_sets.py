@@ -116,4 +116,14 @@ PUBLIC_SETS = (
             ("t10k-labels-idx1-ubyte.gz", "", (10000,)),
         ),
     ),
+    PublicSet(
+        name="emoji",
+        title="3,963 emoji with their English names",
+        source="https://github.com/carpedm20/emoji, after Unicode's emoji-test.txt",
+        licence="BSD-3-Clause; the names inside: Unicode License v3",
+        citation="Unicode Technical Standard 51, Unicode Emoji",
+        size=610_912,
+        requirement="emoji==2.16.0",
+        sha256="c4230d80640def9071599ff56b1b5950fe13a2a94c0da98c5deab12431b24330",
+    ),
 )

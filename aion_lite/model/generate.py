@@ -29,7 +29,8 @@ def generate(
 
     Args:
         num_steps: encoder passes; with as many as there are tokens, each is drawn given all drawn before it.
-        temperature: 1 samples the model's law, below 1 sharpens it, 0 takes the likeliest code.
+        temperature: 1 samples the model's law, below 1 sharpens it, 0 takes the likeliest code (on a grid
+            the likeliest value of each level in turn).
     """
     if temperature < 0 or num_steps < 1:
         raise ValueError(
@@ -40,7 +41,8 @@ def generate(
     asked_T = torch.isin(
         model.modality_T, torch.tensor([model.names.index(n) for n in targets], device=device)
     )
-    num_asked, B = int(asked_T.sum()), len(code_BT)
+    known_BT = known_BT & ~asked_T
+    num_asked = int(asked_T.sum())
     noise_BT = torch.rand(code_BT.shape, generator=generator, device=device)
     order_BA = noise_BT.masked_fill(~asked_T, 2.0).argsort(1)[:, :num_asked]  # random order, one a sample
     place_BT = torch.arange(code_BT.shape[1], device=device).expand_as(code_BT)
@@ -48,14 +50,9 @@ def generate(
         start, stop = (num_asked * s // min(num_steps, num_asked) for s in (step, step + 1))
         context = model.encode(code_BT, place_BT, known_BT)
         missing_BO = order_BA[:, start:]
-        logp_BOK = model.decode(missing_BO, torch.ones_like(missing_BO, dtype=torch.bool), *context)
-        logp_BOK = logp_BOK[:, : stop - start]
-        if temperature == 0:
-            drawn_BO = logp_BOK.argmax(-1)
-        else:
-            probs = (logp_BOK / temperature).softmax(-1)
-            drawn_BO = torch.multinomial(probs.flatten(0, 1), 1, generator=generator).view(B, -1)
+        h_BOD = model.decode(missing_BO, torch.ones_like(missing_BO, dtype=torch.bool), *context)
         now_BO = missing_BO[:, : stop - start]
+        drawn_BO = model.head.sample(h_BOD[:, : stop - start], model.book_T[now_BO], temperature, generator)
         code_BT = code_BT.scatter(1, now_BO, drawn_BO)
         known_BT = known_BT.scatter(1, now_BO, torch.ones_like(now_BO, dtype=torch.bool))
     return TokenDataset({n: code_BT[:, model.modality_T == model.names.index(n)] for n in targets})

@@ -15,18 +15,24 @@ from torch import Tensor
 
 from aion_lite.codecs.base import TokenSpec
 
+ARRAYS = ("features", "values", "cells")
+
 
 def save(model: Any, folder: str | Path) -> None:
     folder = Path(folder)
-    specs, tensors = {}, {name: t.contiguous() for name, t in model.state_dict().items()}
-    for name, spec in model.specs.items():
-        specs[name] = {
+    tensors = {name: t.contiguous() for name, t in model.state_dict().items()}
+
+    def config_of(spec: TokenSpec, key: str) -> dict[str, Any]:
+        for array in ARRAYS:
+            if getattr(spec, array) is not None:
+                tensors[f"{key}/{array}"] = getattr(spec, array).detach().cpu().clone()
+        parts = {part: config_of(sub, f"{key}/{part}") for part, sub in spec.parts.items()}
+        return {
             "num_tokens": spec.num_tokens, "vocab_size": spec.vocab_size, "geometry": spec.geometry,
-            "levels": spec.levels, "grid": spec.grid,
+            "levels": spec.levels, "grid": spec.grid, "parts": parts,
         }  # fmt: skip
-        for part in ("features", "values", "cells"):
-            if getattr(spec, part) is not None:
-                tensors[f"spec/{name}/{part}"] = getattr(spec, part).detach().cpu().clone()
+
+    specs = {name: config_of(spec, f"spec/{name}") for name, spec in model.specs.items()}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=folder, prefix=".saving-") as part:  # a full disk leaves the old model
@@ -57,16 +63,14 @@ def load(cls: type, folder: str | Path) -> Any:
         tensor = tensors.pop(key, None)
         return None if tensor is None else tensor.clone()
 
+    def spec_of(config: dict[str, Any], key: str) -> TokenSpec:
+        levels, grid = tuple(config["levels"]), tuple(config["grid"])
+        parts = {part: spec_of(sub, f"{key}/{part}") for part, sub in config["parts"].items()}
+        arrays = {array: take(f"{key}/{array}") for array in ARRAYS}
+        return TokenSpec(**{**config, "levels": levels, "grid": grid, "parts": parts}, **arrays)
+
     try:
-        specs = {
-            name: TokenSpec(
-                **{**spec, "levels": tuple(spec["levels"]), "grid": tuple(spec["grid"])},
-                features=take(f"spec/{name}/features"),
-                values=take(f"spec/{name}/values"),
-                cells=take(f"spec/{name}/cells"),
-            )
-            for name, spec in config.pop("modalities").items()
-        }
+        specs = {name: spec_of(spec, f"spec/{name}") for name, spec in config.pop("modalities").items()}
         model = cls(specs, **config)
     except (AttributeError, KeyError, TypeError) as error:
         raise ValueError(f"{folder} holds no {cls.__name__} of this version ({error!r}).") from None

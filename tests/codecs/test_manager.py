@@ -128,7 +128,7 @@ class FluxCodec(Codec):
             nn.Linear(2 * width, modality.shape[0]),
         )
 
-    def _encode(self, x):
+    def _encode(self, x, present):
         return self.inner(x).reshape(len(x), 2, self.width)
 
     def _decode(self, z):

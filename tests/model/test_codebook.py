@@ -1,4 +1,4 @@
-"""Codes keep their geometry on the way in and out: rows, laws of nearness, probabilities, soft targets."""
+"""Codes keep their geometry on the way in: rows of their own, laws of nearness."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from aion_lite.codecs import TokenSpec
-from aion_lite.model.codebook import CodeEmbedding, CodeHead
+from aion_lite.model.codebook import CodeEmbedding
 from aion_lite.quantizers import FiniteScalarQuantizer, ScalarReservoirQuantizer
 
 DIM = 32
@@ -102,85 +102,3 @@ def test_the_table_has_one_row_a_code_whatever_the_geometry(kinds):
     modalities, codes = (torch.tensor(column)[None] for column in zip(*pairs, strict=True))
     assert module.value is None
     assert torch.equal(module(codes, modalities)[0], module.table.weight)
-
-
-def logits_by_hand(head: CodeHead, h_D: torch.Tensor, g: int) -> torch.Tensor:
-    """Of one token of modality g: its own rows of the right matrix, picked with a loop."""
-    specs = list(SPECS.values())
-    is_shared = head.shared is not None and specs[g].geometry == "ordinal"
-    if is_shared:
-        weight = head.shared.weight[: specs[g].vocab_size]
-    else:
-        own = [s for s in specs[:g] if head.shared is None or s.geometry != "ordinal"]
-        first = sum(s.vocab_size for s in own)
-        weight = head.own.weight[first : first + specs[g].vocab_size]
-    h_D = torch.nn.functional.layer_norm(h_D, (DIM,), head.norm.weight)
-    return weight @ h_D
-
-
-@pytest.mark.parametrize("embedding", ["value", "table"])
-def test_probabilities_are_over_each_modalitys_own_codes(embedding):
-    torch.manual_seed(0)
-    head = CodeHead(SPECS, DIM, embedding)
-    modality_BN = torch.randint(len(SPECS), (3, 20))
-    h_BND = torch.randn(3, 20, DIM)
-    logp_BNK = head(h_BND, modality_BN)
-    assert logp_BNK.shape == (3, 20, 60)
-    torch.testing.assert_close(logp_BNK.exp().sum(-1), torch.ones(3, 20))
-    for b, n in np.ndindex(3, 20):
-        g = int(modality_BN[b, n])
-        size = list(SPECS.values())[g].vocab_size
-        torch.testing.assert_close(
-            logp_BNK[b, n, :size], logits_by_hand(head, h_BND[b, n], g).log_softmax(-1), rtol=1e-4, atol=1e-5
-        )
-        assert (logp_BNK[b, n, size:] == -torch.inf).all()
-
-
-def test_the_head_of_codes_on_a_line_is_shared_and_no_larger_than_the_longest():
-    head = CodeHead(SPECS, DIM, "value")
-    assert head.shared.weight.shape == (40, DIM)
-    assert head.own.weight.shape == (60 + 2 + 5, DIM)
-    assert CodeHead(SPECS, DIM, "table").own.weight.shape == (16 + 2 + 60 + 40 + 5, DIM)
-
-
-def test_impossible_codes_give_no_nan_gradient():
-    head, h = CodeHead(SPECS, DIM, "value"), torch.randn(1, len(ALL), DIM, requires_grad=True)
-    logp = head(h, ALL_MODALITIES)
-    logp.gather(-1, ALL_CODES[..., None]).sum().backward()
-    assert h.grad.isfinite().all() and all(p.grad.isfinite().all() for p in head.parameters())
-
-
-@given(smoothing=st.floats(0.001, 0.3))
-@settings(max_examples=25, deadline=None)
-def test_soft_targets_are_a_gaussian_in_value_on_a_line_and_one_hot_elsewhere(smoothing):
-    head = CodeHead(SPECS, DIM, "value")
-    target_NK = head.spread_targets(ALL_CODES, ALL_MODALITIES, smoothing)[0]
-    torch.testing.assert_close(target_NK.sum(-1), torch.ones(len(ALL)))
-    for n, (g, k) in enumerate(ALL):
-        spec, got = SPECS[NAMES[g]], target_NK[n].numpy()
-        assert got[spec.vocab_size :].sum() == 0
-        assert got.argmax() == k
-        if spec.geometry == "ordinal":
-            position = spec.features[:, 0].double().numpy()
-            density = stats.norm(position[k], smoothing).pdf(position)
-            np.testing.assert_allclose(got[: spec.vocab_size], density / density.sum(), atol=1e-5)
-        else:
-            assert got[k] == 1
-
-
-@given(half=st.integers(2, 40), smoothing=st.floats(0.001, 0.3))
-@settings(max_examples=25, deadline=None)
-def test_soft_targets_are_symmetric_in_the_middle(half, smoothing):
-    size = 2 * half + 1
-    features = torch.linspace(-1, 1, size)[:, None]
-    head = CodeHead({"x": TokenSpec(1, size, "ordinal", features, features[:, 0])}, 8, "value")
-    target = head.spread_targets(torch.tensor([[half]]), torch.tensor([[0]]), smoothing)[0, 0]
-    torch.testing.assert_close(target, target.flip(0))
-
-
-def test_soft_targets_become_hard_ones():
-    head = CodeHead(SPECS, DIM, "value")
-    hard = torch.nn.functional.one_hot(ALL_CODES, 60).float()
-    assert torch.equal(head.spread_targets(ALL_CODES, ALL_MODALITIES, 1e-6), hard)
-    table = CodeHead(SPECS, DIM, "table")
-    assert torch.equal(table.spread_targets(ALL_CODES, ALL_MODALITIES, 0.2), hard)  # a table knows no line

@@ -86,7 +86,8 @@ def pair_law(num_steps: int) -> np.ndarray:
             codes[0, place], seen[0, place] = value, True
         context = MODEL.encode(codes, place_T, seen)
         places = torch.tensor([asked])
-        logp = MODEL.decode(places, torch.ones_like(places, dtype=torch.bool), *context)
+        h = MODEL.decode(places, torch.ones_like(places, dtype=torch.bool), *context)
+        logp = MODEL.head(h, MODEL.book_T[places])
         return logp[0, :, :3].exp().double().numpy()
 
     with torch.no_grad():

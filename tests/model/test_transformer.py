@@ -34,7 +34,8 @@ NAMES = list(SPECS)
 
 def make(embedding: str = "value", specs=SPECS, seed: int = 0, **kwargs) -> MultimodalTransformer:
     torch.manual_seed(seed)
-    settings = {"d_model": 16, "nhead": 2, "num_layers": 2, "embedding": embedding, **kwargs}
+    shape = {"d_model": 16, "nhead": 2, "num_layers": 2}
+    settings = {**shape, "embedding": embedding, "regression": 0.0, **kwargs}
     model = MultimodalTransformer(specs, **settings)
     for p in model.parameters():  # away from the start, where the outputs hardly depend on the inputs
         torch.nn.init.normal_(p, mean=1.0 if p.ndim == 1 else 0.0, std=0.3)
@@ -141,7 +142,8 @@ def test_prediction_and_training_see_the_same_model(model):
     place = present_BT[0].nonzero()[:, 0].flip(0).expand(8, -1)  # in any order
     context = model.encode(code_BT.gather(1, place), place, torch.ones_like(place, dtype=torch.bool))
     asked = (model.modality_T == NAMES.index("size")).nonzero()[:, 0].expand(8, -1)
-    logp = model.decode(asked, torch.ones_like(asked, dtype=torch.bool), *context)
+    h = model.decode(asked, torch.ones_like(asked, dtype=torch.bool), *context)
+    logp = model.head(h, model.book_T[asked])
     assert_same(logp[..., :24], model.predict(rest, "size").log_probs)
 
 
@@ -180,7 +182,7 @@ def by_hand(model, x, present, seed):
         torch.Generator().manual_seed(seed), model.min_inputs, hold_out_G=model.hold_out_G,
     )  # fmt: skip
     context = model.encode(code_BT.gather(1, input_BI), input_BI, is_input_BI)
-    logp = model.decode(target_BO, is_target_BO, *context)
+    logp = model.head(model.decode(target_BO, is_target_BO, *context), model.book_T[target_BO])
     nll: dict[str, list] = {name: [] for name in model.names}
     for b, o in is_target_BO.nonzero().tolist():
         place = int(target_BO[b, o])
@@ -266,7 +268,8 @@ def test_aions_token_loss_is_weighted_by_vocabulary_and_ours_is_not():
     place = torch.arange(110)[None]
     nothing = model.encode(place[:, :0], place[:, :0], place[:, :0].bool())
     with torch.no_grad():
-        logp = model.decode(place, torch.ones_like(place, dtype=torch.bool), *nothing)[0]
+        h = model.decode(place, torch.ones_like(place, dtype=torch.bool), *nothing)
+        logp = model.head(h, model.book_T[place])[0]
     heads = {"image": logp[:10], "scalars": logp[10:, :64]}
     stub = SimpleNamespace(
         modality_info={"image": {"id": 0}, "scalars": {"id": 1}},

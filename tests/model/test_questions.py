@@ -1,0 +1,123 @@
+"""Questions to a model whose modalities have several codebooks: parts, hidden cells, log-scores."""
+
+import pytest
+import torch
+
+from aion_lite.codecs import TokenSpec
+from aion_lite.data.tokens import TokenDataset
+from aion_lite.model import MultimodalTransformer
+from aion_lite.quantizers import FiniteScalarQuantizer
+from aion_lite.training import train
+
+
+def line(num_codes: int) -> TokenSpec:
+    values = torch.linspace(-1.7, 1.7, num_codes)
+    return TokenSpec(1, num_codes, "ordinal", values[:, None], values)
+
+
+FSQ = FiniteScalarQuantizer([4, 3])
+LABS = TokenSpec.joined({"glucose": line(8), "sex": TokenSpec(1, 2, "nominal"), "crea": line(5)})
+SPECS = {
+    "labs": LABS,
+    "image": TokenSpec(4, 12, "grid", FSQ.code_features(), levels=(4, 3), grid=(2, 2)),
+    "age": line(6),
+}
+
+
+def tokens(num: int = 6, seed: int = 0) -> dict[str, torch.Tensor]:
+    g = torch.Generator().manual_seed(seed)
+    columns = [torch.randint(part.vocab_size, (num, 1), generator=g) for part in LABS.parts.values()]
+    rest = {n: torch.randint(s.vocab_size, (num, s.num_tokens), generator=g) for n, s in SPECS.items()}
+    return {**rest, "labs": torch.cat(columns, 1)}
+
+
+@pytest.fixture(scope="module", params=["value", "table"])
+def model(request) -> MultimodalTransformer:
+    model = MultimodalTransformer(SPECS, d_model=16, nhead=2, num_layers=2, embedding=request.param)
+    torch.manual_seed(0)
+    for p in model.parameters():  # away from the start, where tokens hardly depend on each other
+        torch.nn.init.normal_(p, mean=1.0 if p.ndim == 1 else 0.0, std=0.3)
+    return model.eval()
+
+
+def test_parts_are_called_by_modality_and_part(model):
+    assert list(model.codebooks) == ["labs.glucose", "labs.sex", "labs.crea", "image", "age"]
+    assert LABS.num_tokens == 3 and LABS.vocab_size == 8
+
+
+def test_a_part_is_predicted_over_its_own_codes_from_the_other_columns(model):
+    x = tokens()
+    p = model.predict(x, "labs.crea")
+    assert p.log_probs.shape == (6, 1, 5) and torch.equal(p.values, LABS.parts["crea"].values)
+    own, sex = ({**x, "labs": x["labs"].clone()} for _ in range(2))
+    own["labs"][:, 2] = (own["labs"][:, 2] + 1) % 5
+    sex["labs"][:, 1] = 1 - sex["labs"][:, 1]
+    assert torch.equal(model.predict(own, "labs.crea").log_probs, p.log_probs)
+    assert not torch.allclose(model.predict(sex, "labs.crea").log_probs, p.log_probs)
+
+
+def test_hidden_is_the_same_as_not_measured(model):
+    x = tokens()
+    present = torch.ones(6, 3, dtype=torch.bool)
+    present[:, 2] = False
+    without = TokenDataset(x, {"labs": present})
+    torch.testing.assert_close(
+        model.predict(x, "labs.crea").log_probs, model.predict(without, "labs.crea").log_probs
+    )
+
+
+@pytest.mark.parametrize("target", ["labs.glucose", "labs.sex", "age", "image"])
+def test_log_prob_is_that_of_the_prediction(model, target):
+    x = tokens()
+    true = x["labs"][:, ["glucose", "sex"].index(target[5:])][:, None] if "." in target else x[target]
+    p = model.predict(x, target)
+    torch.testing.assert_close(model.log_prob(x, target).sum(1), p.log_prob(true), rtol=1e-4, atol=1e-5)
+
+
+def test_log_prob_of_a_whole_table_and_of_what_is_not_measured(model):
+    x, present = tokens(), torch.rand(6, 3, generator=torch.Generator().manual_seed(1)) < 0.6
+    logp = model.log_prob(TokenDataset(x, {"labs": present}), "labs")
+    assert logp.shape == (6, 3) and torch.equal(logp.isnan(), ~present)
+    # Columns asked together see none of each other.
+    rest = {n: t for n, t in x.items() if n != "labs"}
+    nothing = TokenDataset({**rest, "labs": x["labs"]}, {"labs": torch.zeros(6, 3, dtype=torch.bool)})
+    alone = model.predict(nothing, "labs.sex").log_prob(x["labs"][:, [1]])
+    assert alone.shape == (6,) and logp[present].isfinite().all()
+
+
+def test_generated_columns_stay_in_their_own_codebooks(model):
+    drawn = model.generate(tokens(200), "labs", generator=torch.Generator().manual_seed(0)).tokens["labs"]
+    assert drawn.max(0).values.tolist() == [7, 1, 4]
+
+
+@pytest.mark.parametrize("target", ["labs", "labs.weight", "lab", ""])
+def test_a_question_without_an_answer_says_what_to_ask(model, target):
+    with pytest.raises(ValueError, match=r"labs\.glucose|knows no modality"):
+        model.predict(tokens(), target)
+
+
+def test_codes_of_a_column_outside_its_own_codebook_are_refused(model):
+    x = tokens()
+    x["labs"][0, 1] = 2  # within the table's largest codebook, not within that of sex
+    with pytest.raises(ValueError, match="another codec"):
+        model.predict(x, "age")
+
+
+def test_a_model_of_tables_is_saved_whole(model, tmp_path):
+    model.save_pretrained(tmp_path)
+    again = MultimodalTransformer.from_pretrained(tmp_path)
+    assert again.specs == model.specs and list(again.codebooks) == list(model.codebooks)
+    for target in model.codebooks:
+        mine, theirs = (m.predict(tokens(), target) for m in (model, again))
+        assert torch.equal(mine.log_probs, theirs.log_probs)
+        assert mine.values is None or torch.equal(mine.values, theirs.values)
+
+
+@pytest.mark.parametrize("embedding", ["value", "table"])
+def test_it_learns_that_one_column_is_a_function_of_another(embedding):
+    labs = tokens(256)["labs"]
+    labs[:, 1] = labs[:, 0] % 2
+    model = MultimodalTransformer({"labs": LABS}, d_model=32, nhead=2, num_layers=2, embedding=embedding)
+    train(model, TokenDataset({"labs": labs}), steps=200, lr=5e-3, progress=False, device="cpu")
+    p = model.predict({"labs": labs}, "labs.sex")
+    assert float((p.probabilities.argmax(-1) == labs[:, 1]).float().mean()) > 0.95
