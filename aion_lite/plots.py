@@ -87,3 +87,24 @@ def scores_by_inputs(ax: Axes, scores: Mapping[str, Mapping[str, Sequence[float]
     ax.set(xlabel=xlabel)
     ax.legend()
     return ax
+
+
+def image_rows(ax: Axes, rows: Mapping[str, Any], gap: int = 2) -> Axes:
+    """A row of pictures a name, all on one sheet.
+
+    ``rows``: name -> images (B, C, H, W), C of 1 (grey) or 3 (RGB), in 0 to 1, alike in B, H and W.
+    """
+    strips = []
+    for images in rows.values():
+        x = np.clip(np.asarray(images, dtype=float), 0, 1).transpose(0, 2, 3, 1)
+        x = np.broadcast_to(x, (*x.shape[:3], 3))
+        x = np.pad(x, ((0, 0), (0, gap), (0, gap), (0, 0)), constant_values=1.0)
+        strips.append(np.concatenate(list(x), axis=1))
+    sheet, height = np.concatenate(strips), strips[0].shape[0]
+    ax.imshow(sheet, interpolation="nearest")
+    ax.set_yticks([(i + 0.5) * height - gap / 2 for i in range(len(rows))], list(rows))
+    ax.set_xticks([])
+    ax.tick_params(length=0)
+    ax.grid(False)
+    ax.spines[:].set_visible(False)
+    return ax

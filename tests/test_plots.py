@@ -57,3 +57,13 @@ def test_rows_are_named_top_down_and_methods_side_by_side(ax):
     )
     assert [t.get_text() for t in ax.get_yticklabels()] == ["g, r", "r"]
     np.testing.assert_allclose(ax.lines[1].get_xdata(), [0.4, 0.2])
+
+
+def test_pictures_stand_in_rows_under_their_names(ax):
+    grey, red = np.full((2, 1, 3, 4), 0.5), np.zeros((2, 3, 3, 4))
+    red[:, 0] = 1.5  # beyond the range: shown as 1
+    plots.image_rows(ax, {"grey": grey, "red": red}, gap=1)
+    sheet = ax.images[0].get_array()
+    assert sheet.shape == (2 * 4, 2 * 5, 3)
+    assert (sheet[:3, 5:9] == 0.5).all() and (sheet[4:7, :4] == [1, 0, 0]).all()
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["grey", "red"]

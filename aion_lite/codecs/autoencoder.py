@@ -128,15 +128,18 @@ class AutoencoderCodec(Codec):
         self.mean.copy_(mean)
         self.std.copy_(torch.where(variance > 0, variance.sqrt(), 1.0))
 
-    def loss(self, x: Tensor, present: Tensor | None = None, weight: Tensor | None = None):
+    def loss(
+        self, x: Tensor, present: Tensor | None = None, weight: Tensor | None = None,
+        latent: Tensor | None = None,
+    ):  # fmt: skip
         """Mean squared error of what was measured, in standard deviations, of what ``decode`` would give.
 
         ``weight``: inverse variance of x, of its shape. A value counts by it times the channel's variance, so
-        channels of other units count alike.
+        channels of other units count alike. ``latent``: where it is known already.
         """
         present = torch.ones(len(x), dtype=torch.bool, device=x.device) if present is None else present
         y, mask = self._standardised(x, present)
-        z = self.quantizer.quantize(self._latent(y, mask))
+        z = self.quantizer.quantize(self._latent(y, mask) if latent is None else latent)
         held = self.token_present(z, present)
         if held.ndim > 1:  # absent tokens are decoded as code 0, the lowest level of every channel
             z = torch.where(held.reshape(len(z), 1, *self.grid), z, -1.0)

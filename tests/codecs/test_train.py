@@ -175,8 +175,8 @@ def test_what_cannot_be_trained_on_is_refused():
         run(c, x[:, :1])
     with pytest.raises(ValueError, match="either steps or num_epochs"):
         train_codec(c, x)
-    with pytest.raises(ValueError, match="There is no device 'tpu' here"):
-        run(c, x, device="tpu")
+    with pytest.raises(ValueError, match="There is no device 'xla' here"):
+        run(c, x, device="xla")
 
 
 # Judging

@@ -129,6 +129,7 @@ def test_a_missing_file_is_named_with_its_source(folder):
 def test_the_list_is_complete():
     names = [entry.name for entry in datasets()]
     wanted = {
+        "emoji",
         "supernovae",
         "watch",
         "sdss_galaxies",

@@ -7,10 +7,15 @@ from aion_lite.evaluation import paired_difference, read_results
 
 
 @pytest.fixture(scope="module")
-def redshifts():
+def galaxies():
     settings, records = read_results(FOLDER / "results" / "01_predict_redshifts.json")
     assert "H100" in settings["device"] and len(settings["commit"]) == 40
-    return records[records.task == "redshift from ugriz"]
+    return records
+
+
+@pytest.fixture(scope="module")
+def redshifts(galaxies):
+    return galaxies[galaxies.task == "redshift from ugriz"]
 
 
 def test_every_size_and_method_has_five_seeds(redshifts):
@@ -26,7 +31,14 @@ def test_eight_thousand_galaxies_give_the_promised_error_and_honest_intervals(re
 
 
 @pytest.mark.parametrize("n", [300, 1000, 3000, 8000])
-def test_never_below_boosting_on_raw_magnitudes_and_far_above_tables(redshifts, n):
-    r2 = redshifts[redshifts.n == n].pivot(index="seed", columns="method", values="r2")
+@pytest.mark.parametrize("task", ["redshift from ugriz", "redshift from ugrizJHK", "JHK from ugriz"])
+def test_never_below_boosting_on_raw_magnitudes(galaxies, task, n):
+    rows = galaxies[(galaxies.task == task) & (galaxies.n == n)]
+    r2 = rows.pivot(index="seed", columns="method", values="r2")
     assert paired_difference(r2["value"], r2["boosting"])[1] > 0
+
+
+@pytest.mark.parametrize("n", [300, 1000, 3000, 8000])
+def test_far_above_tables(redshifts, n):
+    r2 = redshifts[redshifts.n == n].pivot(index="seed", columns="method", values="r2")
     assert paired_difference(r2["value"], r2["table"])[1] > 0.3
