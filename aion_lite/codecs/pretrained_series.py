@@ -113,7 +113,9 @@ class PretrainedTimeSeriesCodec(TimeSeriesCodec):
         self.stage = len(self.backbone.blocks) if stage is None else stage
         if self.stage not in range(len(self.backbone.blocks) + 1):
             raise ValueError(f"{backbone} has stages 0..{len(self.backbone.blocks)}, got {stage}.")
-        self.steps_seen = -(-patch // self.backbone.patch) * self.backbone.patch  # a token, as the encoder has it
+        self.steps_seen = (
+            -(-patch // self.backbone.patch) * self.backbone.patch
+        )  # a token, as the encoder has it
         S = self.channels * self.backbone.width * (self.steps_seen // self.backbone.patch)
         self.encoder = Encoder(S, len(levels), 1, width, encoder_depth, ndim=1)
         self.register_buffer("feature_mean", torch.zeros(S))
@@ -129,7 +131,8 @@ class PretrainedTimeSeriesCodec(TimeSeriesCodec):
         some = some[:: max(1, -(-len(some) // 1000))]
         if not len(some):
             return
-        features = [self._features(self._standardised(x[i], present[i])[0]) for i in some.split(100)]
+        parts = [(x[i].to(self.device), present[i].to(self.device)) for i in some.split(100)]
+        features = [self._features(self._standardised(*part)[0]) for part in parts]
         f = torch.cat(features).transpose(0, 1).flatten(1)  # (S, B * N)
         mean, std = f.mean(1), f.std(1, correction=0)
         self.feature_mean.copy_(mean)
@@ -145,7 +148,9 @@ class PretrainedTimeSeriesCodec(TimeSeriesCodec):
         y, k = F.pad(y, (0, -y.shape[2] % self.patch), mode="replicate"), self.steps_seen
         if k != self.patch:  # stretched, so that nothing is lost
             y = F.interpolate(y, self.grid[0] * k, mode="linear")
-        f = self.backbone(y.flatten(0, 1)[:, None])[self.stage]  # (B * C, width, N * k / patch of the encoder)
+        f = self.backbone(y.flatten(0, 1)[:, None])[
+            self.stage
+        ]  # (B * C, width, N * k / patch of the encoder)
         f = f.unflatten(0, y.shape[:2]).unflatten(3, (self.grid[0], -1))
         return f.movedim(4, 3).flatten(1, 3)
 

@@ -11,6 +11,10 @@ from aion_lite import cli
 # A small run away from the defaults for each notebook, and what must hold of its results.json.
 SECOND_RUN = {
     "01_predict_redshifts": ({"seed": 1, "num_train": 1000}, lambda results: r2(results) > 0.7),
+    "02_tokenise_a_scalar": (
+        {"seed": 1, "num_seeds": 2, "sizes": [100, 1000]},
+        lambda results: scalar_error(results) < 0.04,
+    ),
 }
 
 
@@ -19,6 +23,14 @@ def r2(results: dict) -> float:
     return next(
         r["r2"] for r in results["records"] if (r["task"], r["method"]) == ("redshift from ugriz", "value")
     )
+
+
+def scalar_error(results: dict) -> float:
+    """Of 256 codes from 1,000 draws of a normal law, in standard deviations; the worse of two seeds."""
+    key = ("normal", "nearest, 256 codes", 1000)
+    found = [r["error"] for r in results["records"] if (r["task"], r["method"], r["n"]) == key]
+    assert len(found) == 2
+    return max(found)
 
 
 NOTEBOOKS = sorted(path.stem for path in FOLDER.glob("[0-9][0-9]_*.py"))
