@@ -15,6 +15,14 @@ SECOND_RUN = {
         {"seed": 1, "num_seeds": 2, "sizes": [100, 1000]},
         lambda results: scalar_error(results) < 0.04,
     ),
+    "03_tokenise_an_image": (
+        {"seed": 1, "num_train": 600, "steps": 120},
+        lambda results: image_r2(results) > 0.8,
+    ),
+    "05_start_from_pretrained": (
+        {"seed": 1, "sizes": [60], "steps": 30},
+        lambda results: frozen_probes(results)["pretrained"] > 0.45,
+    ),
 }
 
 
@@ -31,6 +39,17 @@ def scalar_error(results: dict) -> float:
     found = [r["error"] for r in results["records"] if (r["task"], r["method"], r["n"]) == key]
     assert len(found) == 2
     return max(found)
+
+
+def image_r2(results: dict) -> float:
+    """Of the first codec on the test pictures."""
+    key = ("first codec", "ImageCodec", 600)
+    return next(r["r2"] for r in results["records"] if (r["task"], r["method"], r["n"]) == key)
+
+
+def frozen_probes(results: dict) -> dict[str, float]:
+    """Accuracy of the probe on the features of each frozen codec."""
+    return {r["method"]: r["accuracy"] for r in results["records"] if r["task"] == "feature probe"}
 
 
 NOTEBOOKS = sorted(path.stem for path in FOLDER.glob("[0-9][0-9]_*.py"))
