@@ -72,8 +72,8 @@ def read_ts(text: str) -> tuple[list[list[np.ndarray]], list[str]]:
 def standardised(series: list[list[np.ndarray]], length: int) -> Tensor:
     """Series of any lengths -> (n, C, length), each channel with mean 0 and deviation 1."""
     rows = [
-        [F.interpolate(torch.tensor(c)[None, None, None], (1, length), mode="bilinear", antialias=True).ravel()
-         for c in channels] for channels in series
+        [F.interpolate(torch.tensor(c)[None, None, None], (1, length), mode="bilinear", antialias=True)
+         .ravel() for c in channels] for channels in series
     ]  # fmt: skip
     x = torch.stack([torch.stack(row) for row in rows])
     return (x - x.mean(2, keepdim=True)) / x.std(2, keepdim=True).clamp_min(1e-6)
@@ -155,7 +155,8 @@ def pretrain(seed: int, path: Path) -> None:
     history = train(module, rows[:, None].float(), steps=STEPS, batch_size=BATCH, seed=seed, device="cpu")
     print(f"seed {seed}: {history.records[-1]}")
     weights = {k: v for k, v in module.encoder.state_dict().items() if k.startswith(("patchify", "blocks"))}
-    about = {"config": json.dumps(CONFIG), "data": ", ".join(TRAINED_ON), "seed": str(seed), "source": "aeon 1.6.0"}
+    about = {"config": json.dumps(CONFIG), "data": ", ".join(TRAINED_ON)}
+    about |= {"seed": str(seed), "source": "aeon 1.6.0"}
     path.parent.mkdir(exist_ok=True, parents=True)
     save_file({k: v.contiguous() for k, v in weights.items()}, path, about)
 
@@ -181,7 +182,8 @@ def validate(others: list[Path], num_random: int = 5) -> None:
     """Held-out sets: pretrained (one file a seed) against random weights (as many seeds), by stage."""
     pretrained = [FrozenSeriesEncoder(str(path)) for path in (BACKBONES["ucr"], *others)]
     random = [FrozenSeriesEncoder(pretrained=False, seed=seed) for seed in range(num_random)]
-    print("| set | part | raw | random 2 | random 3 | pretrained 2 | pretrained 3 | gain at 3 |\n" + "| --- " * 8 + "|")
+    print("| set | part | raw | random 2 | random 3 | pretrained 2 | pretrained 3 | gain at 3 |")
+    print("| --- " * 8 + "|")
     for name in (*DEVELOPMENT, *TEST):
         x, y, num_train, groups = load(name, 1024 if name == "PigCVP" else WINDOW)
         scores = {"raw": [np.mean(probe(x.flatten(1).numpy(), y, num_train, groups))]}
@@ -192,7 +194,8 @@ def validate(others: list[Path], num_random: int = 5) -> None:
                 ]
         gain = stats.ttest_ind(scores["pretrained 3"], scores["random 3"], equal_var=False)
         low, high = gain.confidence_interval()
-        cells = [f"{np.mean(s):.3f}" + (f" ± {np.std(s, ddof=1):.3f}" if len(s) > 1 else "") for s in scores.values()]
+        spreads = [f" ± {np.std(s, ddof=1):.3f}" if len(s) > 1 else "" for s in scores.values()]
+        cells = [f"{np.mean(s):.3f}{e}" for s, e in zip(scores.values(), spreads, strict=True)]
         part = "test" if name in TEST else "development"
         print(f"| {name} | {part} | " + " | ".join(cells) + f" | {low:+.3f} to {high:+.3f} |", flush=True)
 

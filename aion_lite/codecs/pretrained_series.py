@@ -74,8 +74,8 @@ class FrozenSeriesEncoder(nn.Module):
         saved = state_dict.get(f"{prefix}fingerprint")
         if hasattr(self, "fingerprint") and saved is not None and int(saved) != int(self.fingerprint):
             raise ValueError(
-                f"The encoder {self.name!r} here is not the one this codec was trained on: give the file it was "
-                f"trained with, as from_pretrained(..., backbone='/path/file.safetensors')."
+                f"The encoder {self.name!r} here is not the one this codec was trained on: give the file of "
+                f"then, as from_pretrained(..., backbone='/path/file.safetensors')."
             )
         super()._load_from_state_dict(state_dict, prefix, *args)
 
@@ -168,7 +168,7 @@ def read_encoder(path: Path) -> tuple[dict[str, Tensor], dict[str, int]]:
     try:
         with safe_open(path, "pt") as file:
             config = json.loads((file.metadata() or {})["config"])
-            weights = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
+            weights = {name: file.get_tensor(name).float() for name in file.keys()}
         return weights, {key: int(config[key]) for key in ("patch", "width", "depth")}
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""The series codec on a frozen encoder: what stays frozen, what is saved, and that pretraining is worth it."""
+"""The series codec on a frozen encoder: what stays frozen, what is saved, what pretraining is worth."""
 
 import json
 
@@ -129,7 +129,7 @@ def test_saved_without_the_frozen_weights_and_back_with_the_same_tokens(pretrain
 
 def test_another_encoder_is_refused(tmp_path):
     trained().save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match=r"'ucr' here is not the one this codec was trained on: give the file"):
+    with pytest.raises(ValueError, match=r"'ucr' here is not the one this codec was trained on"):
         PretrainedTimeSeriesCodec.from_pretrained(tmp_path, pretrained=False)
 
 
