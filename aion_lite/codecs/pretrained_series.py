@@ -113,10 +113,8 @@ class PretrainedTimeSeriesCodec(TimeSeriesCodec):
         self.stage = len(self.backbone.blocks) if stage is None else stage
         if self.stage not in range(len(self.backbone.blocks) + 1):
             raise ValueError(f"{backbone} has stages 0..{len(self.backbone.blocks)}, got {stage}.")
-        self.steps_seen = (
-            -(-patch // self.backbone.patch) * self.backbone.patch
-        )  # a token, as the encoder has it
-        S = self.channels * self.backbone.width * (self.steps_seen // self.backbone.patch)
+        self.patches_seen = -(-patch // self.backbone.patch)  # of the encoder, a token
+        S = self.channels * self.backbone.width * self.patches_seen
         self.encoder = Encoder(S, len(levels), 1, width, encoder_depth, ndim=1)
         self.register_buffer("feature_mean", torch.zeros(S))
         self.register_buffer("feature_std", torch.ones(S))
@@ -145,12 +143,11 @@ class PretrainedTimeSeriesCodec(TimeSeriesCodec):
     @torch.no_grad()
     def _features(self, y: Tensor) -> Tensor:
         """Standardised values (B, C, T) -> all that the stage says of each token, (B, S, N)."""
-        y, k = F.pad(y, (0, -y.shape[2] % self.patch), mode="replicate"), self.steps_seen
-        if k != self.patch:  # stretched, so that nothing is lost
-            y = F.interpolate(y, self.grid[0] * k, mode="linear")
-        f = self.backbone(y.flatten(0, 1)[:, None])[
-            self.stage
-        ]  # (B * C, width, N * k / patch of the encoder)
+        y = F.pad(y, (0, -y.shape[2] % self.patch), mode="replicate")
+        length = self.grid[0] * self.patches_seen * self.backbone.patch
+        if y.shape[2] != length:  # stretched, so that nothing is lost
+            y = F.interpolate(y, length, mode="linear")
+        f = self.backbone(y.flatten(0, 1)[:, None])[self.stage]  # (B * C, width, N * patches_seen)
         f = f.unflatten(0, y.shape[:2]).unflatten(3, (self.grid[0], -1))
         return f.movedim(4, 3).flatten(1, 3)
 
