@@ -2,9 +2,9 @@
 
 The module needs ``loss(...) -> (scalar, metrics)``; one that has ``check(data)`` is asked once, at the start.
 Under it: accelerate (device, bf16, several processes), Muon for hidden matrices where the module names them
-(Jordan et al. 2024; torch.optim.Muon) and AdamW for the rest, linear warm-up then cosine. Which samples make
-up step s follows from (seed, s) alone, and a checkpoint holds the weights, the optimisers and the random
-state, so a run that was killed and resumed equals one that was not.
+(``muon.py``) and AdamW for the rest, linear warm-up then cosine; on a GPU the step is recorded and replayed
+(``recorded.py``). Which samples make up step s follows from (seed, s) alone, and a checkpoint holds the
+weights, the optimisers and the random state, so a run that was killed and resumed equals one that was not.
 
 Knows nothing of modalities or strategies.
 """
@@ -17,7 +17,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,8 @@ from tqdm.auto import tqdm
 
 from aion_lite import checkpoint as checkpoints
 from aion_lite.data.tokens import TokenDataset
+from aion_lite.muon import Muon
+from aion_lite.recorded import RecordedStep
 
 Samples = TokenDataset | TensorDataset | Tensor
 
@@ -69,6 +71,8 @@ def train(
     checkpoint_every: int = 500,
     device: str | None = None,
     mixed_precision: str = "no",
+    record: bool = True,
+    compile: bool = False,
     log_every: int = 50,
     progress: bool = True,
     on_step: Callable[[int, nn.Module], None] | None = None,
@@ -87,6 +91,10 @@ def train(
             stops after ``patience`` looks without a better one.
         checkpoint: folder to save to every ``checkpoint_every`` steps, at the end and on Ctrl-C (which
             waits for the end of a step); resumed from if it holds a checkpoint of the same run.
+        record: on a GPU, record the step and replay it (several times faster for small models): not with
+            ``on_step``, "fp16" or several processes.
+        compile: run the parts that the module names (its context ``compiled()``) through torch.compile: some
+            seconds at the first step, then faster for large models on a GPU.
         on_step: called as on_step(step, module) before each step, to change what the module does over time.
 
     Raises ValueError on empty data or settings, FloatingPointError when the loss is no longer finite, and
@@ -115,9 +123,27 @@ def train(
     for samples in (data, validation):
         if samples is not None and hasattr(module, "check"):
             module.check(samples)  # once, here: to look at values in the loop would wait for the device
-    optimizers = [accelerator.prepare(o) for o in make_optimizers(module, optimizer, lr, weight_decay)]
+    on_gpu = accelerator.device.type == "cuda"
+    rate = torch.tensor(lr, device=accelerator.device) if on_gpu else lr  # one number for all groups
+    optimizers = [accelerator.prepare(o) for o in make_optimizers(module, optimizer, rate, weight_decay)]
     wrapped = accelerator.prepare(_Loss(module))
     average = _average_of(module, ema)
+
+    def update(rows: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """One step on these samples: (loss, metrics)."""
+        with module.compiled() if compile else nullcontext():
+            loss, metrics = wrapped(data[rows])
+            accelerator.backward(loss)
+        accelerator.clip_grad_norm_(module.parameters(), clip)
+        for opt in optimizers:
+            opt.step()
+            opt.zero_grad(set_to_none=True)
+        if average is not None:
+            _follow(average, module, ema)
+        return loss.detach(), metrics
+
+    if on_gpu and record and on_step is None and mixed_precision != "fp16" and accelerator.num_processes == 1:
+        update = RecordedStep(update)
     run = checkpoints.Run(
         checkpoint, module, [o.optimizer for o in optimizers], average,
         settings={
@@ -152,26 +178,19 @@ def train(
                     save(step)
                     raise
             rows = batch_rows(len(data), batch_size, seed, step)
-            rows = rows[accelerator.process_index :: accelerator.num_processes].to(accelerator.device)
+            rows = rows[accelerator.process_index :: accelerator.num_processes]
+            rows = rows.pin_memory().to(accelerator.device, non_blocking=True) if on_gpu else rows
+            _set_rate(optimizers, rate, lr * lr_share(step, steps, warmup))
             try:
-                loss, metrics = wrapped(data[rows])
-                accelerator.backward(loss)
+                loss, metrics = update(rows)
             except torch.OutOfMemoryError:
                 raise MemoryError(
                     f"A batch of {batch_size} does not fit on {accelerator.device}: lower batch_size, the "
                     f"model's num_inputs or num_targets, or set mixed_precision='bf16'."
                 ) from None
-            accelerator.clip_grad_norm_(module.parameters(), clip)
-            for opt in optimizers:
-                for group in opt.param_groups:
-                    group["lr"] = lr * lr_share(step, steps, warmup)
-                opt.step()
-                opt.zero_grad(set_to_none=True)
-            if average is not None:
-                average.update_parameters(module)
             done, last = step + 1, step + 1 == steps
             if done % log_every == 0 or last:
-                _record(history, done, {"loss": loss.detach(), **metrics})
+                _record(history, done, {"loss": loss, **metrics})
                 bar.set_postfix(loss=f"{history.records[-1]['loss']:.3f}")
             if validation is not None and (done % validate_every == 0 or last):
                 watched = module if average is None else average.module
@@ -234,7 +253,7 @@ def lr_share(step: int, steps: int, warmup: float) -> float:
 
 
 def make_optimizers(
-    module: nn.Module, optimizer: str, lr: float, weight_decay: float
+    module: nn.Module, optimizer: str, lr: float | Tensor, weight_decay: float
 ) -> list[torch.optim.Optimizer]:
     """Muon for the hidden matrices and AdamW for the rest, or AdamW alone; only matrices decay."""
     if optimizer not in ("muon", "adamw"):
@@ -247,10 +266,22 @@ def make_optimizers(
         {"params": [p for p in rest if p.ndim >= 2], "weight_decay": weight_decay},
         {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0},
     ]
-    out = [torch.optim.AdamW([g for g in groups if g["params"]], lr=lr, betas=(0.9, 0.95))] if rest else []
+    on_gpu = isinstance(lr, Tensor)
+    groups = [g for g in groups if g["params"]]
+    how = {"lr": lr, "betas": (0.9, 0.95), "fused": on_gpu or None, "capturable": on_gpu}
+    out: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, **how)] if groups else []
     if hidden:
-        out.append(torch.optim.Muon(hidden, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"))
+        out.append(Muon(hidden, lr=lr, weight_decay=weight_decay))
     return out
+
+
+def _set_rate(optimizers: Sequence[torch.optim.Optimizer], rate: float | Tensor, now: float) -> None:
+    """On a GPU the rate lies in one tensor, where a recorded step reads it."""
+    if isinstance(rate, Tensor):
+        rate.fill_(now)
+    for opt in optimizers:
+        for group in opt.param_groups:  # always anew: a checkpoint brings its own
+            group["lr"] = rate if isinstance(rate, Tensor) else now
 
 
 class _Loss(nn.Module):
@@ -300,6 +331,18 @@ def _average_of(module: nn.Module, ema: float | None):
         return None
     average = torch.optim.swa_utils.get_ema_multi_avg_fn(ema)
     return torch.optim.swa_utils.AveragedModel(module, multi_avg_fn=average)
+
+
+@torch.no_grad()
+def _follow(average, module: nn.Module, ema: float) -> None:
+    """``average.update_parameters``, which waits for the device, without the wait."""
+    if average.n_averaged == 0:
+        average.update_parameters(module)
+        return
+    torch._foreach_lerp_(list(average.module.parameters()), list(module.parameters()), 1 - ema)
+    for mean, now in zip(average.module.buffers(), module.buffers(), strict=True):
+        mean.copy_(now)
+    average.n_averaged += 1
 
 
 def _record(history: History, step: int, values: dict[str, Any]) -> None:

@@ -16,6 +16,7 @@ from aion_lite.data import MultimodalDataset
 from aion_lite.data.tokens import TokenDataset
 from aion_lite.modalities import Scalar
 from aion_lite.model import MultimodalTransformer
+from aion_lite.muon import Muon
 from aion_lite.training import batch_rows, evaluate_loss, lr_share, make_optimizers, train
 
 
@@ -142,7 +143,7 @@ def test_every_trained_parameter_has_one_optimizer_and_only_matrices_decay(optim
     assert sorted(seen) == sorted(id(p) for p in model.parameters() if p.requires_grad)
     for _, group in groups:
         assert all((p.ndim >= 2) == (group["weight_decay"] == 0.3) for p in group["params"])
-    by_muon = {id(p) for o, group in groups if isinstance(o, torch.optim.Muon) for p in group["params"]}
+    by_muon = {id(p) for o, group in groups if isinstance(o, Muon) for p in group["params"]}
     assert by_muon == ({id(p) for p in model.hidden_matrices()} if optimizer == "muon" else set())
 
 

@@ -8,8 +8,15 @@ Shapes: B batch, N queries, M keys, D width, H heads, E = D / H, F hidden width 
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+
+def in_working_precision(x: Tensor) -> Tensor:
+    """As products are computed: under autocast the stream between the blocks is half precision, too."""
+    device = x.device.type
+    return x.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else x
 
 
 class SwiGLU(nn.Module):
@@ -23,7 +30,9 @@ class SwiGLU(nn.Module):
         self.down = nn.Linear(hidden, dim, bias=False)
 
     def forward(self, x_BND: Tensor) -> Tensor:
-        return self.down(F.silu(self.gate(x_BND)) * self.up(x_BND))
+        both = F.linear(x_BND, torch.cat([self.gate.weight, self.up.weight]))  # one large product
+        gate_BNF, up_BNF = both.chunk(2, -1)
+        return self.down(F.silu(gate_BNF) * up_BNF)
 
 
 class Attention(nn.Module):
@@ -42,12 +51,14 @@ class Attention(nn.Module):
 
     def forward(self, x_BND: Tensor, context_BMD: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """``mask``: bool, broadcastable to (B, H, N, M); True = may be seen."""
-        context_BMD = x_BND if context_BMD is None else context_BMD
         B, N, D = x_BND.shape
-        q_BHNE = self.q(x_BND).view(B, N, self.num_heads, -1).transpose(1, 2)
-        k_BHME, v_BHME = (
-            self.kv(context_BMD).view(B, -1, 2, self.num_heads, D // self.num_heads).permute(2, 0, 3, 1, 4)
-        )
+        if context_BMD is None:  # one large product
+            q_BND, kv = F.linear(x_BND, torch.cat([self.q.weight, self.kv.weight])).split([D, 2 * D], -1)
+        else:
+            q_BND, kv = self.q(x_BND), self.kv(context_BMD)
+        heads = (self.num_heads, D // self.num_heads)
+        q_BHNE = q_BND.unflatten(-1, heads).transpose(1, 2)
+        k_BHME, v_BHME = kv.unflatten(-1, (2, *heads)).permute(2, 0, 3, 1, 4)
         out_BHNE = F.scaled_dot_product_attention(
             self.q_norm(q_BHNE).to(v_BHME.dtype), self.k_norm(k_BHME).to(v_BHME.dtype), v_BHME, attn_mask=mask
         )

@@ -60,6 +60,18 @@ class FlatHead(nn.Module):
             logits_BNK = torch.where(is_ordinal_BN1, logits_BNK, own.gather(-1, row_BNK))
         return logits_BNK.masked_fill(outside_BNK, float("-inf")).log_softmax(-1)
 
+    def own_log_prob(self, h_BND: Tensor, book_BN: Tensor, code_BN: Tensor) -> Tensor:
+        """Log-probability (B, N) of given codes, where no codebook lies on a line.
+
+        The softmax runs over the token's own rows among all, so that no (B, N, K) is gathered.
+        """
+        own_BNR = self.own(h_BND).float()
+        row_R = torch.arange(own_BNR.shape[-1], device=h_BND.device)
+        first_BN1, size_BN1 = (x[book_BN][..., None] for x in (self.first_row, self.size))
+        outside_BNR = (row_R < first_BN1) | (row_R >= first_BN1 + size_BN1)
+        logp_BNR = own_BNR.masked_fill(outside_BNR, float("-inf")).log_softmax(-1)
+        return logp_BNR.gather(-1, first_BN1 + code_BN[..., None])[..., 0]
+
     def spread_targets(self, code_BN: Tensor, book_BN: Tensor, smoothing: float) -> Tensor:
         """Target distributions (B, N, K): on a line a Gaussian around the code, one-hot elsewhere.
 
@@ -155,13 +167,16 @@ class CodeHead(nn.Module):
             if self.flat is None:
                 return level_BN, level_BN
         inside_BN = code_BN * ~grid_BN
-        logp_BNK = self.flat(h_BND, book_BN)
-        hard_BN = soft_BN = -logp_BNK.gather(-1, inside_BN[..., None])[..., 0]
-        if smoothing > 0:
-            target_BNK = self.flat.spread_targets(inside_BN, book_BN, smoothing)
-            soft_BN = -(target_BNK * logp_BNK.masked_fill(target_BNK == 0, 0.0)).sum(-1)
-        if regression > 0:
-            soft_BN = soft_BN + regression * self.flat.squared_error(logp_BNK, inside_BN, book_BN)
+        if self.flat.shared is None:
+            hard_BN = soft_BN = -self.flat.own_log_prob(h_BND, book_BN, inside_BN)
+        else:
+            logp_BNK = self.flat(h_BND, book_BN)
+            hard_BN = soft_BN = -logp_BNK.gather(-1, inside_BN[..., None])[..., 0]
+            if smoothing > 0:
+                target_BNK = self.flat.spread_targets(inside_BN, book_BN, smoothing)
+                soft_BN = -(target_BNK * logp_BNK.masked_fill(target_BNK == 0, 0.0)).sum(-1)
+            if regression > 0:
+                soft_BN = soft_BN + regression * self.flat.squared_error(logp_BNK, inside_BN, book_BN)
         if self.level is None:
             return soft_BN, hard_BN
         return torch.where(grid_BN, level_BN, soft_BN), torch.where(grid_BN, level_BN, hard_BN)

@@ -20,13 +20,15 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from aion_lite.codecs.base import TokenSpec
 from aion_lite.codecs.manager import CodecManager
 from aion_lite.data.tokens import TokenDataset
 from aion_lite.model import saving
-from aion_lite.model.blocks import Block, DecoderBlock
+from aion_lite.model.blocks import Block, DecoderBlock, in_working_precision
 from aion_lite.model.codebook import CodeEmbedding
+from aion_lite.model.compiled import compiled
 from aion_lite.model.head import CodeHead
 from aion_lite.model.masking import sample_masks
 from aion_lite.model.positions import sincos_positions
@@ -59,7 +61,12 @@ class MultimodalTransformer(nn.Module, Questions):
         hold_out: modality name -> probability that it may not enter the encoder, for what will be asked most.
         num_frequencies: waves a coordinate in the value embedding; on the galaxies none did best.
         seed: of the first weights.
+
+    ``model.gradient_checkpointing = True`` computes the blocks' inner values again in the backward pass instead
+    of keeping them: less memory, a third more time.
     """
+
+    gradient_checkpointing = False
 
     def __init__(
         self,
@@ -210,22 +217,31 @@ class MultimodalTransformer(nn.Module, Questions):
         where_BID = self.position_TD[place_BI] + self.modality(book_BI)
         register_B1D = self.register_token.expand(len(code_BI), 1, -1)
         x_BID = torch.cat([register_B1D, self.code(code_BI, book_BI) + where_BID], 1)
+        x_BID = in_working_precision(x_BID)
         mask = torch.cat([is_input_BI.new_ones(len(is_input_BI), 1), is_input_BI], 1)[:, None, None, :]
         for block in self.encoder:
-            x_BID = block(x_BID, mask)
+            x_BID = self._run(block, x_BID, mask)
         where_BID = torch.cat([register_B1D, where_BID], 1)
-        return self.to_context(self.encoder_norm(x_BID)) + where_BID, mask
+        return in_working_precision(self.to_context(self.encoder_norm(x_BID)) + where_BID), mask
 
     def decode(self, place_BO: Tensor, is_target_BO: Tensor, context: Tensor, context_mask: Tensor) -> Tensor:
         """What the head makes the law of the tokens asked from: (B, O, D)."""
         modality_BO = self.modality_T[place_BO]
         x_BOD = self.mask_token + self.position_TD[place_BO] + self.modality(self.book_T[place_BO])
+        x_BOD = in_working_precision(x_BOD)
         # Queries see their own modality only; each sees itself, so that no row is empty.
         mask = (modality_BO[:, :, None] == modality_BO[:, None, :]) & is_target_BO[:, None, :]
         mask = (mask | torch.eye(place_BO.shape[1], dtype=torch.bool, device=mask.device))[:, None]
         for block in self.decoder:
-            x_BOD = block(x_BOD, context, mask, context_mask)
+            x_BOD = self._run(block, x_BOD, context, mask, context_mask)
         return x_BOD
+
+    def _run(self, block: nn.Module, *args: Tensor) -> Tensor:
+        if not (self.gradient_checkpointing and self.training):
+            return block(*args)
+        # Without dropout there is no random state to restore.
+        keeps_random_state = self.config["dropout"] > 0
+        return checkpoint(block, *args, use_reentrant=False, preserve_rng_state=keeps_random_state)
 
     def check(self, inputs: TokenDataset) -> None:
         """Raise ValueError where tokens are not of this model's codecs; ``train`` calls it once."""
@@ -236,9 +252,16 @@ class MultimodalTransformer(nn.Module, Questions):
         if wrong_T.any():
             raise self._of_another_codec(self.names[int(self.modality_T[wrong_T][0])])
 
+    def blocks(self) -> list[nn.Module]:
+        return [*self.encoder, *self.decoder]
+
     def hidden_matrices(self) -> list[nn.Parameter]:
         """The matrices inside the blocks: what Muon is for (``training.py``)."""
-        return [p for blocks in (self.encoder, self.decoder) for p in blocks.parameters() if p.ndim == 2]
+        return [p for block in self.blocks() for p in block.parameters() if p.ndim == 2]
+
+    def compiled(self):
+        """A context in which the costly parts run through torch.compile (``train(compile=True)``)."""
+        return compiled(self)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write config.json and model.safetensors."""

@@ -1,0 +1,316 @@
+"""A training step at AION-Base's shape, ours against AION's own model, side by side in one run on one GPU.
+
+    python benchmarks/train_step.py                 # a GPU; writes benchmarks/results/train_step.json
+    python benchmarks/train_step.py --tiny          # any machine, a minute; prints only
+
+12 + 12 blocks of width 768, 12 heads; 256 tokens enter and 128 are asked, of an image (576 tokens, 4,375
+codes), a spectrum (273, 1,024) and five scalars (1,024); bfloat16 products, fused AdamW, gradients clipped in
+ours. AION's masks are drawn once and for all (polymathic-aion has no sampler of masks); ours are drawn at every
+step. Ours is timed through ``train`` itself: the difference between a long and a short call.
+
+Each method runs in a process of its own, so that none meets another's memory. Needs polymathic-aion.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+from aion_lite import evaluation
+from aion_lite.codecs.base import TokenSpec
+from aion_lite.data.tokens import TokenDataset
+from aion_lite.model import MultimodalTransformer
+from aion_lite.quantizers import FiniteScalarQuantizer
+from aion_lite.training import train
+
+OUT = Path(__file__).parent / "results" / "train_step.json"
+SCALARS = ["tok_flux_g", "tok_flux_r", "tok_flux_i", "tok_flux_z", "tok_ebv"]
+BASE = {"d_model": 768, "nhead": 12, "num_layers": 12}
+TINY = {"d_model": 32, "nhead": 2, "num_layers": 1}
+INPUTS, TARGETS = 256, 128
+
+
+def specs(num_modalities: int = 7) -> dict[str, TokenSpec]:
+    """An image, a spectrum and scalars: 5 of them, or as many as make ``num_modalities``."""
+    fsq = FiniteScalarQuantizer([7, 5, 5, 5, 5])
+    line = torch.linspace(-2, 2, 1024)
+    scalar = TokenSpec(1, 1024, "ordinal", line[:, None].expand(-1, 2), line)
+    spectrum = FiniteScalarQuantizer([4, 4, 4, 4, 4])
+    return {
+        "image": TokenSpec(576, 4375, "grid", fsq.code_features(), levels=fsq.num_levels, grid=(24, 24)),
+        "spectrum": TokenSpec(273, 1024, "grid", spectrum.code_features(), levels=spectrum.num_levels),
+        **{f"scalar{i}": scalar for i in range(num_modalities - 2)},
+    }
+
+
+def tokens(specs: dict[str, TokenSpec], num_samples: int) -> TokenDataset:
+    g = torch.Generator().manual_seed(0)
+    return TokenDataset(
+        {n: torch.randint(s.vocab_size, (num_samples, s.num_tokens), generator=g) for n, s in specs.items()}
+    )
+
+
+def ours(args) -> dict:
+    """Seconds a step of ``train``, and of its first."""
+    what = specs(args.modalities)
+    data = tokens(what, 8 * args.batch)
+    model = MultimodalTransformer(
+        what, **(TINY if args.tiny else BASE), num_inputs=INPUTS, num_targets=TARGETS, min_inputs=INPUTS,
+        embedding=args.embedding,
+    )  # fmt: skip
+    how = {
+        "batch_size": args.batch, "lr": 1e-4, "optimizer": "adamw", "mixed_precision": "bf16",
+        "compile": args.compile, "record": args.record, "progress": False, "log_every": 10**6,
+    }  # fmt: skip
+
+    def seconds(steps: int) -> float:
+        started = time.perf_counter()
+        train(model, data, steps=steps, **how)
+        wait()
+        return time.perf_counter() - started
+
+    first = seconds(1)
+    short, long = 8, 8 + args.steps
+    took = seconds(short)
+    rounds = [(seconds(long) - took) / args.steps for _ in range(args.rounds)]
+    row = report(args, sorted(rounds)[len(rounds) // 2])
+    if args.profile:
+        with torch.profiler.profile() as profiler:
+            seconds(short + 5)
+        with torch.profiler.profile() as before:
+            seconds(short)
+        row["profile"] = kinds(profiler, before, 5)
+    return {**row, "first_step_seconds": first, "weights": count(model), "flops": flops(model)}
+
+
+def aions(args) -> dict:
+    """Seconds a step of AION's model, as it is or with its encoder and decoder compiled."""
+    from aion import AION
+    from aion.fourm.fm import FM
+
+    names = {"tok_image": (576, 4375), "tok_spectrum_sdss": (273, 1024), **{s: (1, 1024) for s in SCALARS}}
+    shape = TINY if args.tiny else BASE
+    config = {
+        "domains_in": list(names), "domains_out": list(names), "dim": shape["d_model"],
+        "encoder_depth": shape["num_layers"], "decoder_depth": shape["num_layers"],
+        "num_heads": shape["nhead"], "mlp_ratio": 4.0, "qkv_bias": False, "proj_bias": False,
+        "mlp_bias": False, "norm_bias": False, "act_layer": "SiLU", "gated_mlp": True, "qk_norm": True,
+        "num_register_tokens": 0,
+    }  # fmt: skip
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    torch.manual_seed(0)
+    model = AION(config=config).to(device).train()
+    if args.compile:
+        model.forward_encoder = torch.compile(model.forward_encoder)
+        model.forward_decoder = torch.compile(model.forward_decoder)
+    where = torch.cat([torch.full((n,), i) for i, (n, _) in enumerate(names.values())]).to(device)
+    order = torch.rand(args.batch, len(where), device=device).argsort(1).argsort(1)
+    batch = {}
+    for i, (name, (n, codes)) in enumerate(names.items()):
+        rank = order[:, where == i]
+        # Hidden where True: the first 256 of a random order enter, the next 128 are asked.
+        batch[name] = {
+            "tensor": torch.randint(codes, (args.batch, n), device=device),
+            "input_mask": rank >= INPUTS,
+            "target_mask": (rank < INPUTS) | (rank >= INPUTS + TARGETS),
+            "decoder_attention_mask": torch.zeros(args.batch, n, dtype=torch.int64, device=device),
+        }
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=device == "cuda")
+
+    def step() -> None:
+        with torch.autocast(device, torch.bfloat16):
+            loss, _ = FM.forward(model, {k: dict(v) for k, v in batch.items()}, INPUTS, TARGETS)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    started = time.perf_counter()
+    step()
+    wait()
+    first = time.perf_counter() - started
+    for _ in range(3):
+        step()
+    rounds = []
+    for _ in range(args.rounds):
+        wait()
+        started = time.perf_counter()
+        for _ in range(args.steps):
+            step()
+        wait()
+        rounds.append((time.perf_counter() - started) / args.steps)
+    return {**report(args, sorted(rounds)[len(rounds) // 2]), "first_step_seconds": first}
+
+
+def report(args, seconds: float) -> dict:
+    gib = torch.cuda.max_memory_allocated() / 2**30 if torch.cuda.is_available() else float("nan")
+    return {"seconds": seconds, "samples_per_second": args.batch / seconds, "gib": gib}
+
+
+def wait() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def count(module: torch.nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+def flops(model: MultimodalTransformer) -> float:
+    """Operations a sample of the matrix products of a step (twice as many backward as forward), those of
+    the table model: every token asked against the codes of its own modality."""
+    D, blocks = model.config["d_model"], model.config["num_layers"]
+    N, O = 1 + INPUTS, TARGETS
+    hidden = model.encoder[0].mlp.gate.out_features
+    encoder = N * (4 * D * D + 3 * D * hidden) + 2 * N * N * D
+    decoder = O * (6 * D * D + 3 * D * hidden) + N * 2 * D * D + 2 * O * O * D + 2 * O * N * D
+    sizes = torch.tensor([[s.num_tokens, s.vocab_size] for s in model.specs.values()], dtype=torch.float64)
+    codes = float((sizes[:, 0] * sizes[:, 1]).sum() / sizes[:, 0].sum())
+    return 3 * 2 * (blocks * (encoder + decoder) + N * D * D + O * D * codes)
+
+
+def matmul_rate(n: int) -> float:
+    """Operations a second of a bfloat16 product of n-cubes of random numbers."""
+    a, b = (torch.randn(n, n, device="cuda", dtype=torch.bfloat16) for _ in range(2))
+    for _ in range(5):
+        a @ b
+    start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    start.record()
+    for _ in range(20):
+        a @ b
+    stop.record()
+    stop.synchronize()
+    return 2 * n**3 * 20 / (start.elapsed_time(stop) / 1e3)
+
+
+KINDS = {
+    "attention": ("flash", "fmha", "attention", "sdpa", "cudnn_generated", "flex"),
+    "matrix products": ("gemm", "nvjet", "cutlass", "cublas", "_mm", "splitk"),
+    "optimiser and clipping": ("multi_tensor", "adam", "norm_foreach", "lpnorm"),
+    "norms, activations, heads (fused)": ("triton",),
+    "sampling of masks": ("sort", "topk", "radix", "scan", "searchsorted", "distribution", "bitonic"),
+    "copies": ("memcpy", "memset", "copy", "cat"),
+}
+
+
+def kind_of(kernel: str) -> str:
+    name = kernel.lower()
+    return next((kind for kind, words in KINDS.items() if any(word in name for word in words)), "other")
+
+
+def kinds(profiler, before, steps: int) -> list[dict]:
+    """Milliseconds a step on the GPU by kind of kernel: what ``profiler`` saw beyond ``before``."""
+    spent, names = defaultdict(float), defaultdict(float)
+    for sign, seen in ((1, profiler), (-1, before)):
+        for event in seen.key_averages():
+            if event.device_type == torch.autograd.DeviceType.CUDA:
+                spent[kind_of(event.key)] += sign * event.self_device_time_total / 1e3 / steps
+                names[event.key] += sign * event.self_device_time_total / 1e3 / steps
+    for name, ms in sorted(names.items(), key=lambda item: -item[1])[:40]:
+        print(f"{ms:9.3f} ms  {kind_of(name):<32} {name[:110]}", file=sys.stderr)
+    total = sum(spent.values())
+    ordered = sorted(spent.items(), key=lambda item: -item[1])
+    return [{"kind": kind, "milliseconds": ms, "share": ms / total} for kind, ms in ordered]
+
+
+def measure(args, method: str, **settings) -> dict:
+    """One method in a process of its own; a row with ``error`` where it fails."""
+    command = [sys.executable, __file__, "--one", method, "--steps", str(args.steps)]
+    command += ["--rounds", str(args.rounds), *(["--tiny"] if args.tiny else [])]
+    for name, value in settings.items():
+        command += [f"--{name}"] if value is True else [f"--{name}", str(value)] if value is not False else []
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    lines = done.stdout.strip().splitlines()
+    if args.verbose:
+        print(done.stderr[-6000:], file=sys.stderr)
+    try:
+        row = json.loads(lines[-1])
+    except (IndexError, json.JSONDecodeError):
+        memory = "OutOfMemory" in done.stderr or "does not fit" in done.stderr
+        row = {"error": "out of memory" if memory else done.stderr.strip().splitlines()[-1][:300]}
+    row = {"what": method, **settings, **row}
+    print({k: round(v, 4) if isinstance(v, float) else v for k, v in row.items() if k != "profile"}, flush=True)
+    return row
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--tiny", action="store_true", help="small model, small batches: does it run?")
+    parser.add_argument("--out", type=Path, help=f"results file; default {OUT.name}, with --tiny none")
+    parser.add_argument("--steps", type=int, default=30, help="steps timed at a time")
+    parser.add_argument("--rounds", type=int, default=3, help="times the median is taken of")
+    parser.add_argument("--verbose", action="store_true", help="show what the processes say")
+    parser.add_argument("--one", choices=["ours", "aion"], help="measure one method in this process")
+    parser.add_argument("--batch", type=int, default=96)
+    parser.add_argument("--modalities", type=int, default=7)
+    parser.add_argument("--embedding", default="value")
+    for flag in ("compile", "record", "profile"):
+        parser.add_argument(f"--{flag}", action="store_true")
+    args = parser.parse_args(argv)
+    if args.one:
+        print(json.dumps({"ours": ours, "aion": aions}[args.one](args)))
+        return 0
+    if not torch.cuda.is_available() and not args.tiny:
+        print("there is no GPU here: give --tiny, or run this where there is one", file=sys.stderr)
+        return 2
+    return compare(args)
+
+
+def compare(args) -> int:
+    started = time.perf_counter()
+    small, large = (2, 4) if args.tiny else (96, 256)
+    rate = matmul_rate(8192) if torch.cuda.is_available() else float("nan")
+    print(f"a product of 8192-cubes: {rate / 1e12:.0f} TFLOP/s")
+    eager, compiled = (measure(args, "aion", batch=small, compile=c) for c in (False, True))
+    measure(args, "aion", batch=large, compile=False)
+    fast = {"compile": True, "record": True}
+    rows = [eager, compiled]
+    plain = measure(args, "ours", batch=small, embedding="value", compile=False, record=False)
+    rows.append(plain)
+    for embedding in ("table", "value"):
+        for batch in (small, large):
+            rows.append(measure(args, "ours", batch=batch, embedding=embedding, **fast))
+    again = measure(args, "ours", batch=small, embedding="table", **fast)  # a second process, warm cache
+    profiled = measure(args, "ours", batch=small, embedding="table", profile=True, **fast)
+    catalogue = [measure(args, "ours", batch=small, embedding="value", modalities=n, **fast) for n in (5, 40)]
+    rows += [again, *catalogue]
+    table, value = (
+        [r for r in rows if r.get("embedding") == e and r.get("record") and r.get("modalities", 7) == 7]
+        for e in ("table", "value")
+    )
+
+    def speed(row: dict) -> float:
+        return row.get("samples_per_second", float("nan"))
+
+    keys = {
+        "ratio_to_aion_eager": speed(table[0]) / speed(eager),
+        "ratio_to_aion_compiled": speed(table[0]) / speed(compiled),
+        "ratio_to_aion_eager_by_value": speed(value[0]) / speed(eager),
+        "ratio_to_aion_compiled_by_value": speed(value[0]) / speed(compiled),
+        "matmul_share": speed(table[1]) * table[1].get("flops", float("nan")) / rate,
+        "matmul_share_at_small_batch": speed(table[0]) * table[0].get("flops", float("nan")) / rate,
+        "gib_at_batch_256": table[1].get("gib"),
+        "first_step_seconds": table[0].get("first_step_seconds"),
+        "second_process_seconds": again.get("first_step_seconds"),
+        "catalogue_ratio": catalogue[1].get("seconds", float("nan")) / catalogue[0].get("seconds", 1.0),
+    }
+    print(json.dumps(keys, indent=2))
+    out = args.out or (None if args.tiny else OUT)
+    if out is not None:
+        summary = f"{keys['ratio_to_aion_eager']:.2f} x AION eager, {keys['matmul_share']:.2f} of the products' rate"
+        evaluation.write_results(
+            out, summary, [], data="random tokens", parameters={"steps": args.steps, "rounds": args.rounds},
+            aion=version("polymathic-aion"), seconds=round(time.perf_counter() - started, 1),
+            matmul_rate=rate, rows=rows, profile=profiled.get("profile", []), **keys,
+        )  # fmt: skip
+        print(out)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
