@@ -1,7 +1,7 @@
 """Muon for many matrices at once: the update of torch.optim.Muon, computed in stacks of one shape.
 
-A transformer's blocks hold many matrices of few shapes. Taken one by one, the dozen small products of each cost
-more to launch than to compute; stacked, they are a dozen large ones. Imports torch alone.
+A transformer's blocks hold many matrices of few shapes. Taken one by one, the dozen small products of each
+cost more to launch than to compute; stacked, they are a dozen large ones. Imports torch alone.
 """
 
 from __future__ import annotations

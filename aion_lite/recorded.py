@@ -21,8 +21,8 @@ class RecordedStep:
     them from the same place, and what ``step`` returns lies in the same place after each call. The random
     numbers go on from call to call as they would without a recording.
 
-    A step that waits for the device (``.item()``, ``nonzero``) cannot be recorded; it is found out in the last
-    call before the recording, told in a warning, and goes on being run as it is.
+    A step that waits for the device (``.item()``, ``nonzero``) cannot be recorded; it is found out in the
+    last call before the recording, told in a warning, and goes on being run as it is.
     """
 
     def __init__(self, step: Callable[[Any], Any]):
@@ -35,7 +35,7 @@ class RecordedStep:
 
     def __call__(self, inputs: Any) -> Any:
         self.calls += 1
-        if self.graph is None and self.calls <= WARMUP or self.waits:
+        if self.waits or self.calls <= WARMUP:
             return self._as_it_is(inputs)
         if self.graph is None:
             self._record(inputs)
@@ -48,22 +48,22 @@ class RecordedStep:
     def _as_it_is(self, inputs: Any) -> Any:
         # On the stream of the recording, so that nothing the step keeps is tied to another one.
         self.stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(self.stream), warnings.catch_warnings(record=True) as told:
-            if self.calls == WARMUP:
-                warnings.simplefilter("always")
-                torch.cuda.set_sync_debug_mode("warn")
+        with torch.cuda.stream(self.stream):
+            outputs = self._watched(inputs) if self.calls == WARMUP else self.step(inputs)
+        torch.cuda.current_stream().wait_stream(self.stream)
+        return outputs
+
+    def _watched(self, inputs: Any) -> Any:
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            torch.cuda.set_sync_debug_mode("warn")
             try:
                 outputs = self.step(inputs)
             finally:
                 torch.cuda.set_sync_debug_mode("default")
-        torch.cuda.current_stream().wait_stream(self.stream)
-        for warning in told:
-            if "synchronizing" in str(warning.message):
-                self.waits = True
-            else:
-                warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+        self.waits = any("called a synchronizing" in str(warning.message) for warning in told)
         if self.waits:
-            warnings.warn("This step waits for the GPU, so it is not recorded, and slower.", stacklevel=3)
+            warnings.warn("This step waits for the GPU, so it is not recorded, and slower.", stacklevel=4)
         return outputs
 
     def _record(self, inputs: Any) -> None:

@@ -37,12 +37,16 @@ Samples = TokenDataset | TensorDataset | Tensor
 
 @dataclass
 class History:
-    """What a run did: ``records`` of step, loss, metrics, validation loss; ``best_step`` is the one kept."""
+    """What a run did: ``records`` of step, loss, metrics, validation loss; ``best_step`` is the one kept.
+
+    ``clock``: seconds since the start, by step, where there is a record.
+    """
 
     records: list[dict[str, float]] = field(default_factory=list)
     best_step: int = 0
     best_validation: float = math.inf
     seconds: float = 0.0
+    clock: dict[int, float] = field(default_factory=dict)
 
     def to_frame(self):
         import pandas as pd
@@ -191,6 +195,7 @@ def train(
             done, last = step + 1, step + 1 == steps
             if done % log_every == 0 or last:
                 _record(history, done, {"loss": loss, **metrics})
+                history.clock[done] = time.perf_counter() - started
                 bar.set_postfix(loss=f"{history.records[-1]['loss']:.3f}")
             if validation is not None and (done % validate_every == 0 or last):
                 watched = module if average is None else average.module

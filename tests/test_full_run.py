@@ -12,6 +12,7 @@ SOURCE = """\
 # %% tags=["parameters"]
 profile: str = "fast"  # fast or full
 seed: int = 0  # the first
+kind: str = "m"  # which method
 num_seeds: int = 5  # how many
 output_dir: str = ""  # where to
 
@@ -19,8 +20,9 @@ output_dir: str = ""  # where to
 from aion_lite.evaluation import write_results
 assert profile == "full" and num_seeds == 1
 assert seed < 2, "no third seed"
-record = {"task": "t", "method": "m", "n": 1, "seed": seed, "r2": 0.5}
-write_results(f"{output_dir}/results.json", "line", [record], parameters={"seed": seed}, seconds=1)
+record = {"task": "t", "method": kind, "n": 1, "seed": seed, "r2": 0.5}
+parameters = {"seed": seed, "kind": kind}
+write_results(f"{output_dir}/results.json", "line", [record], parameters=parameters, seconds=1)
 """
 
 
@@ -42,3 +44,15 @@ def test_the_parts_are_merged_or_nothing_is_stored(full_run, capsys):
     before = stored.read_bytes()
     assert full_run.main(["01_try", "--seeds", "3", "--jobs", "3"]) == 1
     assert "runs/full/01_try/2/log.txt" in capsys.readouterr().err and stored.read_bytes() == before
+
+
+def test_a_run_may_be_split_by_a_parameter_and_given_others(full_run):
+    assert (
+        full_run.main(["01_try", "--seeds", "2", "--jobs", "2", "--split", "kind=a", "--split", "kind=b"])
+        == 0
+    )
+    settings, records = read_results(Path("notebooks/results/01_try.json"))
+    assert sorted(zip(records.method, records.seed, strict=True)) == [("a", 0), ("a", 1), ("b", 0), ("b", 1)]
+    assert {p["kind"] for p in settings["parameters"]} == {"a", "b"}
+    assert full_run.main(["01_try", "--seeds", "1", "-p", "kind=c"]) == 0
+    assert read_results(Path("notebooks/results/01_try.json"))[1].method.tolist() == ["c"]

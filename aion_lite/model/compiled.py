@@ -1,7 +1,7 @@
 """A model's costly parts through torch.compile, for as long as a context lasts.
 
-Blocks of one kind share their code, so two are compiled and not twenty-four, and the sampling of masks is left
-out: that is seconds instead of a minute. May import torch alone.
+Blocks of one kind share their code, so two are compiled and not twenty-four, and the sampling of masks is
+left out: that is seconds instead of a minute. May import torch alone.
 """
 
 from __future__ import annotations
@@ -32,4 +32,4 @@ def compiled(model: nn.Module) -> Iterator[None]:
     finally:
         del model.head.__dict__["losses"]
         for block in blocks:
-            object.__setattr__(block, "_compiled_call_impl", None)
+            del block.__dict__["_compiled_call_impl"]

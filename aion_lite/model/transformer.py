@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -62,8 +63,8 @@ class MultimodalTransformer(nn.Module, Questions):
         num_frequencies: waves a coordinate in the value embedding; on the galaxies none did best.
         seed: of the first weights.
 
-    ``model.gradient_checkpointing = True`` computes the blocks' inner values again in the backward pass instead
-    of keeping them: less memory, a third more time.
+    ``model.gradient_checkpointing = True`` computes the blocks' inner values again in the backward pass
+    instead of keeping them: less memory, a third more time.
     """
 
     gradient_checkpointing = False
@@ -176,10 +177,12 @@ class MultimodalTransformer(nn.Module, Questions):
         soft_BO, hard_BO = self.head.losses(
             h_BOD, self.book_T[target_BO], code_BO, self.smoothing, self.regression
         )
-        soft_G, hard_G, count_G = (
-            torch.zeros_like(self.weight_G).index_add_(0, modality_BO.flatten(), (x * is_target_BO).flatten())
-            for x in (soft_BO, hard_BO.detach(), torch.ones_like(hard_BO))
+        # Sums by modality, as a product: adding by index would add in another order at every run on a GPU.
+        asked_BOG = F.one_hot(modality_BO, len(self.names)) * is_target_BO[..., None]
+        soft_G, hard_G = (
+            torch.einsum("bo,bog->g", x, asked_BOG.to(x.dtype)) for x in (soft_BO, hard_BO.detach())
         )
+        count_G = asked_BOG.sum((0, 1))
         weight_G = self.weight_G * (count_G > 0)
         loss = (soft_G / count_G.clamp_min(1) * weight_G).sum() / weight_G.sum().clamp_min(1e-9)
         return loss, {f"nll/{name}": nll for name, nll in zip(self.names, hard_G / count_G, strict=True)}

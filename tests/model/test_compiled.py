@@ -1,0 +1,72 @@
+"""Inside the context the costly parts go through torch.compile; outside, and in the numbers, nothing changes."""
+
+import functools
+
+import pytest
+import torch
+
+from aion_lite.codecs import TokenSpec
+from aion_lite.data.tokens import TokenDataset
+from aion_lite.model import MultimodalTransformer
+from aion_lite.quantizers import FiniteScalarQuantizer
+from aion_lite.training import train
+
+FSQ = FiniteScalarQuantizer([4, 3])
+SPECS = {
+    "image": TokenSpec(4, 12, "grid", FSQ.code_features(), levels=FSQ.num_levels, grid=(2, 2)),
+    "x": TokenSpec(1, 8, "ordinal", torch.linspace(-1, 1, 8)[:, None], torch.linspace(-1, 1, 8)),
+    "word": TokenSpec(2, 3, "nominal"),
+}
+
+
+def tokens() -> TokenDataset:
+    g = torch.Generator().manual_seed(0)
+    return TokenDataset(
+        {n: torch.randint(s.vocab_size, (16, s.num_tokens), generator=g) for n, s in SPECS.items()}
+    )
+
+
+def model(**kwargs) -> MultimodalTransformer:
+    return MultimodalTransformer(
+        SPECS, d_model=16, nhead=2, num_layers=2, num_inputs=4, num_targets=4, **kwargs
+    )
+
+
+@pytest.fixture
+def traced(monkeypatch):
+    """torch.compile without the seconds of its code generator: traced, and run as traced."""
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
+    torch._dynamo.reset()
+    yield torch._dynamo.utils.counters["stats"]
+    torch._dynamo.reset()
+
+
+@pytest.mark.parametrize("embedding", ["value", "table"])
+def test_compiled_and_plain_agree_and_blocks_share_their_code(traced, embedding):
+    losses = []
+    for compile in (True, False):
+        traced.clear()
+        how = {"batch_size": 8, "compile": compile, "log_every": 1, "progress": False, "device": "cpu"}
+        history = train(model(embedding=embedding), tokens(), steps=4, **how)
+        losses.append(torch.tensor([r["loss"] for r in history.records]))
+        assert traced["unique_graphs"] == (3 if compile else 0)  # encoder block, decoder block, losses
+    torch.testing.assert_close(*losses, rtol=0, atol=1e-5)
+
+
+def test_outside_everything_is_as_before(traced):
+    ours = model()
+    before = dict(ours.head.__dict__), [dict(block.__dict__) for block in ours.blocks()]
+    for _ in range(2):
+        with ours.compiled():
+            assert "losses" in ours.head.__dict__
+    assert (dict(ours.head.__dict__), [dict(block.__dict__) for block in ours.blocks()]) == before
+
+
+def test_checkpointing_changes_memory_and_no_number():
+    losses = []
+    for checkpointing in (False, True):
+        ours = model(dropout=0.1)
+        ours.gradient_checkpointing = checkpointing
+        history = train(ours, tokens(), steps=3, batch_size=8, log_every=1, progress=False, device="cpu")
+        losses.append([r["loss"] for r in history.records])
+    assert losses[0] == losses[1]
