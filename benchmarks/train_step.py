@@ -301,11 +301,12 @@ def compare(args) -> int:
     print(json.dumps(keys, indent=2))
     out = args.out or (None if args.tiny else OUT)
     if out is not None:
-        summary = f"{keys['ratio_to_aion_eager']:.2f} x AION eager, {keys['matmul_share']:.2f} of the products' rate"
+        ratio, share = keys["ratio_to_aion_eager"], keys["matmul_share"]
+        summary = f"{ratio:.2f} x AION eager, {share:.2f} of the products' rate"
         evaluation.write_results(
             out, summary, [], data="random tokens", parameters={"steps": args.steps, "rounds": args.rounds},
-            versions={n: version(n) for n in ("torch", "polymathic-aion")}, seconds=round(time.perf_counter() - started, 1),
-            matmul_rate=rate, rows=rows, profile=profiled.get("profile", []), **keys,
+            versions={n: version(n) for n in ("torch", "polymathic-aion")},
+            seconds=round(time.perf_counter() - started, 1), matmul_rate=rate, rows=rows, profile=profiled.get("profile", []), **keys,
         )  # fmt: skip
         print(out)
     return 0

@@ -1,4 +1,4 @@
-"""Inside the context the costly parts go through torch.compile; outside, and in the numbers, nothing changes."""
+"""In the context the costly parts go through torch.compile; outside, and in the numbers, nothing changes."""
 
 import functools
 
