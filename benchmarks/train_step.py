@@ -306,7 +306,8 @@ def compare(args) -> int:
         evaluation.write_results(
             out, summary, [], data="random tokens", parameters={"steps": args.steps, "rounds": args.rounds},
             versions={n: version(n) for n in ("torch", "polymathic-aion")},
-            seconds=round(time.perf_counter() - started, 1), matmul_rate=rate, rows=rows, profile=profiled.get("profile", []), **keys,
+            seconds=round(time.perf_counter() - started, 1), matmul_rate=rate, rows=rows,
+            profile=profiled.get("profile", []), **keys,
         )  # fmt: skip
         print(out)
     return 0

@@ -48,10 +48,8 @@ def test_the_parts_are_merged_or_nothing_is_stored(full_run, capsys):
 
 
 def test_a_run_may_be_split_by_a_parameter_and_given_others(full_run):
-    assert (
-        full_run.main(["01_try", "--seeds", "2", "--jobs", "2", "--split", "kind=a", "--split", "kind=b"])
-        == 0
-    )
+    split = ["--split", "kind=a", "--split", "kind=b"]
+    assert full_run.main(["01_try", "--seeds", "1", "--jobs", "2", "-p", "note=ours", *split]) == 0
     settings, records = read_results(Path("notebooks/results/01_try.json"))
     assert sorted(records.method) == ["a", "b"]
     assert [(p["kind"], p["note"]) for p in settings["parameters"]] == [("a", "ours"), ("b", "ours")]
