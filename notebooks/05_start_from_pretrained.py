@@ -324,6 +324,7 @@ def probe(x, y, x_new, y_new) -> float:
         model,
         {"logisticregression__C": [0.001, 0.01, 0.1]},
         cv=StratifiedKFold(3, shuffle=True, random_state=0),
+        n_jobs=3 if FULL else None,
     )
     with threadpool_limits(1, "blas"):
         return float(search.fit(x, y).score(x_new, y_new))
