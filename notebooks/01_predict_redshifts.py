@@ -31,6 +31,7 @@ profile: str = "fast"  # fast: one small model, two CPU cores; full: every size 
 seed: int = 0  # seed of weights, order and masks; the full profile starts here
 num_seeds: int = 5  # seeds of the full profile
 num_train: int = 8000  # galaxies to train on in the fast profile
+members: int = 4  # models to average in the full profile; 1: none
 embeddings: list[str] = [
     "value",
     "table",
@@ -39,6 +40,8 @@ output_dir: str = ""  # where results.json and the figures go; empty for nowhere
 
 # %%
 import time
+from functools import partial
+from itertools import product
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -49,13 +52,18 @@ from sklearn.ensemble import HistGradientBoostingRegressor
 from aion_lite import evaluation, plots
 from aion_lite.codecs import CodecManager, ScalarCodec
 from aion_lite.data import load_sdss_galaxies
-from aion_lite.model import MultimodalTransformer
+from aion_lite.model import MultimodalTransformer, Prediction
 from aion_lite.training import train
 
 if profile not in ("fast", "full"):
     raise ValueError(f"profile must be 'fast' or 'full', got {profile!r}.")
 if not 20 <= num_train <= 8000:
     raise ValueError(f"num_train must lie in 20..8000, got {num_train}.")
+if not 1 <= members <= 100 or not 0 <= seed <= 1000 - num_seeds:
+    raise ValueError(
+        f"members must lie in 1..100, and seeds in 0..999, got {members} members "
+        f"and {num_seeds} seeds from {seed}."
+    )
 if not embeddings or not set(embeddings) <= {"value", "table"}:
     raise ValueError(f"embeddings are 'value' and 'table', got {embeddings}.")
 plt.style.use("style.mplstyle")
@@ -244,11 +252,34 @@ first = {"true": truth, "median": median, "90 % from": low, "to": high}
 pd.DataFrame(first).head(4).round(3)
 
 # %% [markdown]
+# ### Or ask several
+#
+# Train the same model again from another seed, and it errs a little differently.
+# An *ensemble* answers with the mixture of its members' laws, the mean of their probabilities {cite:p}`lakshminarayanan-2017-ensembles`.
+# Errors that the members do not share shrink, and where they disagree, intervals widen.
+# It costs as many trainings as it has members, so only the full profile does it.
+
+
+# %%
+class Ensemble:
+    """Models with the same codecs, asked as one."""
+
+    def __init__(self, models):
+        self.models = models
+
+    def predict(self, inputs, target) -> Prediction:
+        return Prediction.mixture(
+            [m.predict(inputs, target) for m in self.models]
+        )
+
+
+# %% [markdown]
 # ## Baselines on the same rows
 #
 # Gradient boosting on the raw magnitudes is what many would try first, and it is good at small tables.
 # It gets a second chance with colours made by hand, which is knowledge that the transformer is not given.
 # It needs one model for each target and each set of inputs, and it gives one number, fitted to squared error, where the transformer gives a distribution.
+# It is averaged as well: from scikit-learn as it comes, every member would be the same, so each member of its ensemble sees rows drawn with replacement and tries half of the columns at each split, which did best on galaxies of the pool.
 
 
 # %%
@@ -259,14 +290,24 @@ def columns(samples, names, colours: bool):
     return np.column_stack([table, *differences])
 
 
-def boosting(samples, inputs, target, seed, colours=False):
-    """Predictions for the test galaxies, from scikit-learn as it comes."""
-    known = samples.present[target].numpy()
-    booster = HistGradientBoostingRegressor(random_state=seed)
-    x, y = columns(samples, inputs, colours), samples.values[target].numpy()
-    return booster.fit(x[known], y[known]).predict(
-        columns(test, inputs, colours)
+def boosting(samples, inputs, target, seed, colours=False, varied=False):
+    """Predictions for the test galaxies, from scikit-learn as it comes, or as a member."""
+    rows = np.flatnonzero(samples.present[target].numpy())
+    if varied:
+        rows = np.random.default_rng(seed).choice(rows, len(rows))
+    booster = HistGradientBoostingRegressor(
+        random_state=seed, max_features=0.5 if varied else 1.0
     )
+    x, y = columns(samples, inputs, colours), samples.values[target].numpy()
+    return booster.fit(x[rows], y[rows]).predict(columns(test, inputs, colours))
+
+
+def boosting_ensemble(samples, inputs, target, seeds, colours=False):
+    guesses = [
+        boosting(samples, inputs, target, s, colours, varied=True)
+        for s in seeds
+    ]
+    return np.mean(guesses, axis=0)
 
 
 # %% [markdown]
@@ -280,6 +321,7 @@ LABELS = {
     "value": "transformer, codes by value",
     "boosting, colours": "boosting, hand-made colours",
 }
+SEVERAL = {m: f"{m}, several" for m in LABELS if m != "table"}
 TASKS = {
     "redshift from ugriz": (OPTICAL, ["redshift"]),
     "redshift from ugrizJHK": (OPTICAL + INFRARED, ["redshift"]),
@@ -329,28 +371,49 @@ def record(task, method, n, seed, scores: list[dict], **more) -> dict:
     }
 
 
+def member_seeds(seed: int) -> list[int]:
+    """The first is the seed's own model; no two seeds share a member."""
+    return [seed + 1000 * k for k in range(members)]
+
+
+def constant(samples, inputs, target, seed):
+    level = samples.values[target][samples.present[target]].mean().item()
+    return np.full(len(test), level)
+
+
 def baseline_records(samples, seed) -> list[dict]:
+    methods = {
+        "constant": constant,
+        "boosting": boosting,
+        "boosting, colours": partial(boosting, colours=True),
+    }
+    if FULL and members > 1:
+        for method in ("boosting", "boosting, colours"):
+            methods[SEVERAL[method]] = partial(
+                boosting_ensemble, colours=method != "boosting"
+            )
     records = []
     for task, (inputs, targets) in TASKS.items():
-        for method in ("constant", "boosting", "boosting, colours"):
-            scores = []
-            for t in targets:
-                if method == "constant":
-                    level = samples.values[t][samples.present[t]].mean().item()
-                    guess = np.full(len(test), level)
-                else:
-                    colours = method != "boosting"
-                    guess = boosting(samples, inputs, t, seed, colours)
-                scores.append(score(t, guess, guess))
+        for method, answer in methods.items():
+            several = method in SEVERAL.values()
+            seeds = member_seeds(seed) if several else seed
+            guesses = [answer(samples, inputs, t, seeds) for t in targets]
+            scores = [
+                score(t, g, g) for t, g in zip(targets, guesses, strict=True)
+            ]
             records.append(record(task, method, len(samples), seed, scores))
     return records
 
 
-def transformer_records(codecs, model, history, method, n, seed) -> list[dict]:
+def transformer_records(made: list, method, n, seed) -> list[dict]:
+    """``made``: what ``fit`` gave, once a member; one member is a model alone."""
+    codecs, model = made[0][0], Ensemble([model for _, model, _ in made])
+
     def asked(inputs, targets):
         return [score_prediction(codecs, model, inputs, t) for t in targets]
 
-    about, more = (method, n, seed), {"seconds": history.seconds}
+    about = (method, n, seed)
+    more = {"seconds": sum(history.seconds for _, _, history in made)}
     records = [record(t, *about, asked(*io), **more) for t, io in TASKS.items()]
     for name, inputs in SUBSETS.items():
         records.append(
@@ -359,18 +422,25 @@ def transformer_records(codecs, model, history, method, n, seed) -> list[dict]:
     return records
 
 
-records = transformer_records(
-    codecs, model, history, embeddings[0], num_shown, seed
-)
+first_fit = (codecs, model, history)
+records = []
 if FULL:
     for one in range(seed, seed + num_seeds):
         for n in SIZES:
-            records += baseline_records(draw(n, one), one)
+            rows = draw(n, one)
+            records += baseline_records(rows, one)
             for embedding in embeddings:
-                if (n, one, embedding) != (num_shown, seed, embeddings[0]):
-                    made = fit(draw(n, one), one, embedding)
-                    records += transformer_records(*made, embedding, n, one)
+                ready = (n, one, embedding) == (num_shown, seed, embeddings[0])
+                made = [first_fit if ready else fit(rows, one, embedding)]
+                records += transformer_records(made, embedding, n, one)
+                if embedding == "value" and members > 1:
+                    made += [
+                        fit(rows, s, embedding) for s in member_seeds(one)[1:]
+                    ]
+                    several = SEVERAL[embedding]
+                    records += transformer_records(made, several, n, one)
 else:
+    records += transformer_records([first_fit], embeddings[0], num_train, seed)
     records += baseline_records(draw(num_train, seed), seed)
 
 run = pd.DataFrame(records)
@@ -383,7 +453,8 @@ table = shown.loc["redshift from ugriz", ["r2", "sigma_nmad", "coverage90"]]
 table.columns = ["R2", "sigma_NMAD", "90 % interval holds"]
 table["R2 with JHK"] = shown.loc["redshift from ugrizJHK", "r2"]
 table["R2 of JHK from ugriz"] = shown.loc["JHK from ugriz", "r2"]
-table.sort_values("R2").rename(index=LABELS).round(4)
+names = LABELS | {SEVERAL[m]: f"{LABELS[m]}, several" for m in SEVERAL}
+table.sort_values("R2").rename(index=names).round(4)
 
 # %% [markdown]
 # The two scores look at different things.
@@ -485,6 +556,42 @@ print(pd.DataFrame(rows).set_index("n").round(3).to_string())
 print(f"\nmade on {made_on}")
 
 # %% [markdown]
+# ## What several models add
+#
+# The same models alone and averaged, on the same galaxies, and the gain with its 95 % interval over the seeds; boosting has the same number of members.
+# The gain is bought with time: training takes as many times longer as there are members, and so does every answer.
+
+# %%
+rows = {}
+for (method, several), n in product(SEVERAL.items(), SIZES):
+    scores = redshift[redshift.n == n].pivot(index="seed", columns="method")
+    if several in scores["r2"]:
+        two = [method, several]
+        r2, typical, held = (
+            scores[s].reindex(columns=two)
+            for s in ("r2", "sigma_nmad", "coverage90")
+        )
+        gain = evaluation.paired_difference(r2[several], r2[method])
+        rows[LABELS[method], n] = [
+            *r2.mean(),
+            *gain,
+            *typical.mean(),
+            *held.mean(),
+        ]
+both = ["one", "several"]
+header = pd.MultiIndex.from_tuples(
+    [("R2", c) for c in (*both, "gain", "from", "to")]
+    + [("sigma_NMAD", c) for c in both]
+    + [("90 % holds", c) for c in both]
+)
+if rows:
+    index = pd.MultiIndex.from_tuples(rows, names=["", "n"])
+    gains = pd.DataFrame([*rows.values()], index=index, columns=header)
+    print(gains.round(4).to_string(na_rep=""))
+else:
+    print("The stored run holds single models only.")
+
+# %% [markdown]
 # ## Where it fails
 #
 # - Hand-made colours are knowledge, and with few galaxies knowledge wins: look at the left end of the figure.
@@ -509,6 +616,8 @@ summary = (
     f"{in_words(embeddings[0])} (boosting on raw magnitudes {in_words('boosting')}; "
     f"with hand-made colours {in_words('boosting, colours')})"
 )
+if SEVERAL["value"] in best.index:
+    summary += f"; {members} averaged {in_words(SEVERAL['value'])}"
 if output_dir:
     evaluation.write_results(
         Path(output_dir) / "results.json",
@@ -520,6 +629,7 @@ if output_dir:
             "seed": seed,
             "num_seeds": num_seeds,
             "num_train": num_train,
+            "members": members,
             "embeddings": embeddings,
         },
         seconds=round(time.perf_counter() - started, 1),
