@@ -31,6 +31,7 @@ profile: str = "fast"  # fast: one small model, two CPU cores; full: every size 
 seed: int = 0  # seed of weights, order and masks; the full profile starts here
 num_seeds: int = 5  # seeds of the full profile
 num_train: int = 8000  # galaxies to train on in the fast profile
+sizes: list[int] = [300, 1000, 3000, 8000]  # the same in the full profile
 members: int = 4  # models to average in the full profile; 1: none
 embeddings: list[str] = [
     "value",
@@ -57,8 +58,10 @@ from aion_lite.training import train
 
 if profile not in ("fast", "full"):
     raise ValueError(f"profile must be 'fast' or 'full', got {profile!r}.")
-if not 20 <= num_train <= 8000:
-    raise ValueError(f"num_train must lie in 20..8000, got {num_train}.")
+if not sizes or not all(20 <= n <= 8000 for n in [num_train, *sizes]):
+    raise ValueError(
+        f"num_train and sizes must lie in 20..8000, got {num_train} and {sizes}."
+    )
 if not 1 <= members <= 100 or not 0 <= seed <= 1000 - num_seeds:
     raise ValueError(
         f"members must lie in 1..100, and seeds in 0..999, got {members} members "
@@ -254,7 +257,7 @@ def draw(n: int, seed: int):
     return pool[np.sort(rows)]
 
 
-num_shown = 8000 if FULL else num_train
+num_shown = max(sizes) if FULL else num_train
 codecs, model, history = fit(draw(num_shown, seed), seed, embeddings[0])
 num_weights = sum(p.numel() for p in model.parameters())
 print(f"{num_weights:,} weights, {history.records[-1]['step']} steps")
@@ -340,7 +343,6 @@ def boosting_ensemble(samples, inputs, target, seeds, colours=False):
 # The bookkeeping is folded away: every method is scored on three questions, and the full profile goes through sizes, seeds and embeddings.
 
 # %% tags=["hide-input"]
-SIZES = [300, 1000, 3000, 8000]
 LABELS = {
     "table": "transformer, codes by table",
     "boosting": "boosting, raw magnitudes",
@@ -452,7 +454,7 @@ first_fit = (codecs, model, history)
 records = []
 if FULL:
     for one in range(seed, seed + num_seeds):
-        for n in SIZES:
+        for n in sizes:
             rows = draw(n, one)
             records += baseline_records(rows, one)
             for embedding in embeddings:
@@ -589,7 +591,8 @@ print(f"\nmade on {made_on}")
 
 # %%
 rows, held = {}, {}
-for n, (method, several) in product(SIZES, SEVERAL.items()):
+counts = sorted(redshift.n.unique())
+for n, (method, several) in product(counts, SEVERAL.items()):
     scores = redshift[redshift.n == n].pivot(index="seed", columns="method")
     if several in scores["r2"]:
         r2, typical, hold = (
@@ -608,9 +611,9 @@ if rows:
         columns=pd.MultiIndex.from_tuples(header),
     )
     print(gains.round(4).to_string())
-    one, several = held[max(SIZES), "value"]
+    one, several = held[counts[-1], "value"]
     print(
-        f"\n90 % intervals of the transformer with {max(SIZES):,} galaxies: "
+        f"\n90 % intervals of the transformer with {counts[-1]:,} galaxies: "
         f"one model's hold {one:.1%}, those of several {several:.1%}"
     )
 else:
@@ -655,6 +658,7 @@ if output_dir:
             "seed": seed,
             "num_seeds": num_seeds,
             "num_train": num_train,
+            "sizes": sizes,
             "members": members,
             "embeddings": embeddings,
         },
