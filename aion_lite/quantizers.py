@@ -104,6 +104,9 @@ class ScalarReservoirQuantizer(nn.Module):
         codebook_size: most codes to lay out; repeated values share a code, so ``num_codes`` may be smaller.
         reservoir_size: most numbers to remember.
         transform, inverse: increasing maps between the data's scale and the one the codes are laid out on.
+        even: 0 to 1, the share of the codes that is laid out in equal steps over the range seen, not by
+            quantiles. Quantiles leave a long tail of few numbers to few codes, and round it coarsely; with a
+            share s, no step is wider than range / (s * codebook_size).
     """
 
     def __init__(
@@ -113,8 +116,12 @@ class ScalarReservoirQuantizer(nn.Module):
         seed: int = 0,
         transform: Callable[[Tensor], Tensor] = lambda x: x,
         inverse: Callable[[Tensor], Tensor] = lambda x: x,
+        even: float = 0.0,
     ):
         super().__init__()
+        if not 0 <= even <= 1:
+            raise ValueError(f"even is a share of the codes, 0 to 1, got {even}.")
+        self.even = even
         sizes = (codebook_size, reservoir_size)
         if not all(isinstance(size, int) and size >= 2 for size in sizes):
             raise ValueError(f"Codebook and reservoir are integers of 2 or more, got {sizes}.")
@@ -154,9 +161,16 @@ class ScalarReservoirQuantizer(nn.Module):
                 raise RuntimeError("This quantizer has seen no data: call fit (or update) first.")
             ordered = self.transform(filled.double()).sort().values
             last = len(filled) - 1
-            ranks = torch.linspace(0, last, self.codebook_size, dtype=torch.float64).to(filled.device)
-            low = ranks.long()
-            quantiles = torch.lerp(ordered[low], ordered[(low + 1).clamp(max=last)], ranks - low)
+            # How high each number stands: its rank, or how far along the range it lies, in the same unit.
+            rank = torch.arange(len(ordered), dtype=torch.float64, device=ordered.device)
+            tiny = torch.finfo(torch.float64).tiny
+            along = (ordered - ordered[0]) / (ordered[-1] - ordered[0]).clamp_min(tiny) * last
+            height = torch.lerp(rank, along, self.even)
+            steps = torch.linspace(0, last, self.codebook_size, dtype=torch.float64).to(height)
+            high = torch.searchsorted(height, steps).clamp(max=last)
+            low = (high - 1).clamp(min=0)
+            share = (steps - height[low]) / (height[high] - height[low]).clamp_min(tiny)
+            quantiles = torch.lerp(ordered[low], ordered[high], share.clamp(0, 1))
             # Codes that decode to one float32 are one code, so that encode(decode(code)) is always the code.
             values = self.inverse(quantiles).float().unique()
             self._codebook = self.transform(values.double()), values
@@ -238,18 +252,25 @@ class ScalarReservoirQuantizer(nn.Module):
 class ScalarLogReservoirQuantizer(ScalarReservoirQuantizer):
     """Codes laid out on log(x), for positive numbers over many decades; x <= 0 is refused."""
 
-    def __init__(self, codebook_size: int = 1024, reservoir_size: int = 100_000, seed: int = 0):
-        super().__init__(codebook_size, reservoir_size, seed, torch.log, torch.exp)
+    def __init__(
+        self, codebook_size: int = 1024, reservoir_size: int = 100_000, seed: int = 0, even: float = 0.0
+    ):
+        super().__init__(codebook_size, reservoir_size, seed, torch.log, torch.exp, even)
 
 
 class ScalarCompressedReservoirQuantizer(ScalarReservoirQuantizer):
     """Codes laid out on arcsinh(x / scale): linear below ``scale``, logarithmic above it, for either sign."""
 
     def __init__(
-        self, codebook_size: int = 1024, reservoir_size: int = 100_000, seed: int = 0, scale: float = 1.0
+        self,
+        codebook_size: int = 1024,
+        reservoir_size: int = 100_000,
+        seed: int = 0,
+        scale: float = 1.0,
+        even: float = 0.0,
     ):
         transform, inverse = lambda x: torch.asinh(x / scale), lambda z: torch.sinh(z) * scale
-        super().__init__(codebook_size, reservoir_size, seed, transform, inverse)
+        super().__init__(codebook_size, reservoir_size, seed, transform, inverse, even)
 
 
 def _check_codes(codes: Tensor, size: int) -> None:

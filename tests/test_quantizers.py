@@ -253,6 +253,27 @@ def test_plain_codes_are_torchs_quantiles():
     torch.testing.assert_close(quantizer.values.double(), expected, rtol=2e-7, atol=1e-7)
 
 
+@forms
+def test_even_codes_are_in_equal_steps_on_the_scale(make, kwargs, to_scale, from_scale):
+    x = normal(1000, scale=1.0).exp()
+    quantizer = make(64, 2000, even=1.0, **kwargs)
+    quantizer.update(x)
+    ends = to_scale(x.double().numpy()[[x.argmin(), x.argmax()]])
+    np.testing.assert_allclose(quantizer.codes, np.linspace(*ends, 64), rtol=1e-6, atol=1e-6)
+
+
+def test_half_even_is_halfway_in_the_tail_and_in_the_crowd():
+    law = stats.expon()
+    x = law.ppf((np.arange(100_000) + 0.5) / 100_000)  # from 0 to 12.2, most of it below 1
+    quantizer = ScalarReservoirQuantizer(1001, even=0.5)
+    quantizer.update(torch.from_numpy(x))
+    # A share of codes below t is the mean of both layouts': the law's, and how far t lies along the range.
+    t = np.array([0.1, 1.0, 3.0, 8.0])
+    below = np.searchsorted(quantizer.values.numpy(), t) / 1001
+    np.testing.assert_allclose(below, (law.cdf(t) + t / x.max()) / 2, atol=2e-3)
+    assert quantizer.values.diff().max() < x.max() / (0.5 * 1000)
+
+
 LARGEST = float(np.finfo(np.float32).max)
 numbers = st.floats(-LARGEST, LARGEST, width=32, allow_subnormal=False) | st.integers(1, 20).map(float)
 positive = st.floats(2.0**-126, LARGEST, width=32, allow_subnormal=False) | st.integers(1, 20).map(float)
@@ -267,7 +288,8 @@ def test_laws_of_the_codes(make, kwargs, to_scale, from_scale, data):
     seen = data.draw(st.lists(number, min_size=1, max_size=30))
     close = [float(np.nextafter(np.float32(x), np.float32(0))) for x in seen[:3] if abs(x) > 1e-37]
     x = torch.tensor(sorted(data.draw(st.lists(number, max_size=20)) + seen))
-    quantizer = make(data.draw(st.integers(2, 40)), 50, **kwargs)
+    even = data.draw(st.sampled_from([0.0, 0.5, 1.0]))
+    quantizer = make(data.draw(st.integers(2, 40)), 50, even=even, **kwargs)
     quantizer.update(torch.tensor(seen + close))
 
     every = torch.arange(quantizer.num_codes)
@@ -365,6 +387,9 @@ def test_the_reservoir_refuses_bad_sizes_bad_codes_and_reading_before_data():
     for sizes in ((1, 10), (10, 1), (10.0, 10)):
         with pytest.raises(ValueError, match="integers of 2 or more"):
             ScalarReservoirQuantizer(*sizes)
+    for even in (-0.1, 1.1, float("nan")):
+        with pytest.raises(ValueError, match="even is a share of the codes, 0 to 1"):
+            ScalarReservoirQuantizer(even=even)
     quantizer = ScalarReservoirQuantizer(8, 50)
     with pytest.raises(RuntimeError, match="seen no data"):
         quantizer.encode(torch.zeros(1))

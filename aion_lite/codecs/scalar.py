@@ -23,10 +23,17 @@ class ScalarCodec(Codec):
     """A Scalar (B,) to one token (B, 1), the nearest of at most ``codebook_size`` quantiles seen by ``fit``.
 
     The declaration's ``transform`` chooses the scale the codes are laid out on. Works from ten samples.
+    ``even``: share of the codes laid out in equal steps, so that long tails are not rounded coarsely
+    (``quantizers.py``); wise where differences between modalities matter, as colours do.
     """
 
     def __init__(
-        self, modality: Scalar, codebook_size: int = 1024, reservoir_size: int = 100_000, seed: int = 0
+        self,
+        modality: Scalar,
+        codebook_size: int = 1024,
+        reservoir_size: int = 100_000,
+        seed: int = 0,
+        even: float = 0.0,
     ):
         super().__init__()
         if not isinstance(modality, Scalar):
@@ -34,11 +41,11 @@ class ScalarCodec(Codec):
         self.modality = modality
         sizes = (codebook_size, reservoir_size, seed)
         if modality.transform == "log":
-            self.quantizer = ScalarLogReservoirQuantizer(*sizes)
+            self.quantizer = ScalarLogReservoirQuantizer(*sizes, even=even)
         elif modality.transform == "arcsinh":
-            self.quantizer = ScalarCompressedReservoirQuantizer(*sizes, scale=modality.scale)
+            self.quantizer = ScalarCompressedReservoirQuantizer(*sizes, scale=modality.scale, even=even)
         else:
-            self.quantizer = ScalarReservoirQuantizer(*sizes)
+            self.quantizer = ScalarReservoirQuantizer(*sizes, even=even)
 
     def fit(self, x: Any, present: Tensor | None = None) -> ScalarCodec:
         """Take in the measured values of x (B,); call again to take in more."""

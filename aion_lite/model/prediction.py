@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -23,6 +25,35 @@ class Prediction:
     log_probs: Tensor
     values: Tensor | None
     cells: Tensor | None = None
+
+    @classmethod
+    def mixture(cls, predictions: Sequence[Prediction]) -> Prediction:
+        """The even mixture of several predictions of one target: the mean of their probabilities.
+
+        For models that differ by their seed this is a deep ensemble (Lakshminarayanan et al. 2017, section
+        2.4): where members disagree, intervals widen. Tokens are mixed one by one, so of a target of several
+        tokens, ``log_prob`` is not that of whole samples drawn from a member at random.
+
+        Raises ValueError unless all are of the same target, codes and number of samples.
+        """
+        predictions = list(predictions)
+        if not predictions:
+            raise ValueError("A mixture needs at least one prediction, got none.")
+        first = predictions[0]
+        for other in predictions[1:]:
+            pairs = ((first.values, other.values), (first.cells, other.cells))
+            if (
+                other.target != first.target
+                or other.log_probs.shape != first.log_probs.shape
+                or not all(_equal(a, b) for a, b in pairs)
+            ):
+                raise ValueError(
+                    f"A mixture needs predictions of one target, with the same codes, for the same samples, "
+                    f"got {first} and {other}. Fit the codecs once, and give them to every member."
+                )
+        stacked = torch.stack([p.log_probs.to(first.log_probs.device) for p in predictions])
+        log_probs = stacked.logsumexp(0) - math.log(len(predictions))
+        return cls(first.target, log_probs, first.values, first.cells)
 
     @property
     def probabilities(self) -> Tensor:
@@ -84,3 +115,11 @@ class Prediction:
                 f"{self.target!r} is not one number: use probabilities, log_prob or model.generate."
             )
         return self.values.to(self.log_probs.device)
+
+    def __str__(self) -> str:
+        B, N, K = self.log_probs.shape
+        return f"{self.target!r} ({B} samples, {N} tokens, {K} codes)"
+
+
+def _equal(a: Tensor | None, b: Tensor | None) -> bool:
+    return a is b if a is None or b is None else torch.equal(a.cpu(), b.cpu())

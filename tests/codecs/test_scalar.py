@@ -95,7 +95,8 @@ def test_encode_and_decode_change_neither_codec_nor_input():
 @pytest.mark.parametrize("cut", [0, 1, 7, 10])
 def test_a_stream_cut_saved_and_resumed_is_the_whole_one(modality, cut, tmp_path):
     batches = positive(1000).split(100)
-    whole, first = (ScalarCodec(modality, codebook_size=32, reservoir_size=150, seed=3) for _ in range(2))
+    sizes = {"codebook_size": 32, "reservoir_size": 150, "seed": 3, "even": 0.3}
+    whole, first = (ScalarCodec(modality, **sizes) for _ in range(2))
     for batch in batches:
         whole.fit(batch)
     for batch in batches[:cut]:

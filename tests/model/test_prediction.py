@@ -118,6 +118,57 @@ def test_samples_of_classes_are_codes():
     assert (codes[1] == 0).all()
 
 
+def test_a_mixture_of_normal_laws():
+    means, widths = [MEANS, MEANS + 1.5, MEANS - 0.4], [WIDTHS, 2 * WIDTHS, WIDTHS]
+    members = [discretised(m, w) for m, w in zip(means, widths, strict=True)]
+    mixed = Prediction.mixture(members)
+    assert (mixed.target, mixed.log_probs.shape) == ("y", NORMAL.log_probs.shape)
+    np.testing.assert_allclose(mixed.mean, np.mean(means, 0), atol=2e-3)
+    spread = mixed.probabilities @ VALUES.square() - mixed.mean.square()  # the law of total variance
+    np.testing.assert_allclose(spread, np.mean(np.square(widths), 0) + np.var(means, 0), rtol=2e-3)
+    laws = [stats.norm(m, w) for m, w in zip(means, widths, strict=True)]
+    for q in (0.05, 0.5, 0.95):
+        below = np.mean([law.cdf(mixed.quantile(q).numpy()) for law in laws], 0)
+        np.testing.assert_allclose(below, q, atol=2e-3)
+
+
+def test_a_mixture_of_classes_and_of_several_tokens():
+    other = Prediction("sex", torch.tensor([[[0.6, 0.1, 0.3]], [[0.0, 1.0, 0.0]]]).log(), None)
+    expected = torch.tensor([[0.4, 0.2, 0.4], [0.5, 0.5, 0.0]])
+    torch.testing.assert_close(Prediction.mixture([CLASSES, other]).probabilities, expected)
+    alone = Prediction.mixture(iter([IMAGE]))
+    torch.testing.assert_close(alone.log_probs, IMAGE.log_probs)
+    assert alone.values is None and alone.cells is None
+
+
+def test_a_mixture_keeps_the_cells_and_never_scores_below_the_mean_of_its_members():
+    cells = torch.stack([VALUES - 0.01, VALUES + 0.01], 1)
+    members = [Prediction("y", discretised(MEANS + d, WIDTHS).log_probs, VALUES, cells) for d in (-0.3, 0.3)]
+    mixed, tokens = Prediction.mixture(members), torch.tensor([[200], [252], [330]])
+    assert torch.equal(mixed.cells, cells)
+    assert (mixed.log_prob(tokens) >= sum(m.log_prob(tokens) for m in members) / 2).all()  # Jensen
+
+
+@pytest.mark.parametrize(
+    ("others", "says"),
+    [
+        ([discretised(MEANS, WIDTHS, VALUES + 1)], "with the same codes, .* got 'y' .* and 'y' "),
+        ([discretised(MEANS[:2], WIDTHS[:2])], r"\(3 samples, .* and 'y' \(2 samples, 1 tokens, 561 codes\)"),
+        ([NORMAL, Prediction("x", NORMAL.log_probs, VALUES)], "one target"),
+        ([Prediction("y", NORMAL.log_probs, VALUES, torch.stack([VALUES, VALUES], 1))], "the same codes"),
+        ([Prediction("y", NORMAL.log_probs, None)], "Fit the codecs once"),
+    ],
+)
+def test_a_mixture_of_what_does_not_fit_together_is_refused(others, says):
+    with pytest.raises(ValueError, match=says):
+        Prediction.mixture([NORMAL, *others])
+
+
+def test_a_mixture_of_nothing_is_refused():
+    with pytest.raises(ValueError, match="at least one prediction, got none"):
+        Prediction.mixture([])
+
+
 @pytest.mark.parametrize(
     ("act", "says"),
     [
