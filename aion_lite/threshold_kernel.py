@@ -38,7 +38,7 @@ def _codes(
     b = start // n
     place = (start - b * n).to(tl.int32) + lane
     at = x + b * stride_b + (place // n) * stride_b + (place % n) * stride_n
-    code = tl.zeros([BLOCK], tl.int64)
+    code = tl.full([BLOCK], 0, tl.int64)
     least, most = tl.full([BLOCK], float("inf"), tl.float32), tl.full([BLOCK], float("-inf"), tl.float32)
     for d in tl.static_range(D):
         number = tl.load(at + d * stride_d, mask=inside, eviction_policy="evict_first").to(tl.float32)
@@ -51,7 +51,7 @@ def _codes(
         code += (node - (1 << DEPTH)).to(tl.int64) * tl.load(basis + d)
     tl.store(codes + start + lane, code, mask=inside)
     good = (least >= lowest) & (most <= highest)  # false of NaN
-    tl.store(refused + tl.zeros([BLOCK], tl.int32), 1, mask=inside & (good == 0))
+    tl.store(refused + tl.full([BLOCK], 0, tl.int32), 1, mask=inside & (good == 0))
 
 
 def codes(x: Tensor, trees: Tensor, basis: Tensor, lowest: float, highest: float) -> Tensor | None:
