@@ -154,7 +154,7 @@ def interpreted():
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRITON_INTERPRET", "1")
         spec.loader.exec_module(kernel)
-        yield kernel
+    return kernel
 
 
 def layouts(d):
