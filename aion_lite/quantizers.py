@@ -5,16 +5,21 @@
   (Vitter 1985, algorithm R) holds a uniform sample of a stream of any length: quantiles need no second pass.
 - its log and compressed (arcsinh) forms lay the same codes out on another scale.
 
-Imports torch alone; knows nothing of modalities, codecs or models.
+Imports torch, numpy's sort and thresholds.py, which turns numbers into codes in one pass; knows nothing of
+modalities, codecs or models.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import NoReturn
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+
+from aion_lite.thresholds import Thresholds, first_where
 
 
 class FiniteScalarQuantizer(nn.Module):
@@ -38,6 +43,7 @@ class FiniteScalarQuantizer(nn.Module):
         self.register_buffer("levels", levels_d, persistent=False)
         self.register_buffer("half_width", levels_d // 2, persistent=False)
         self.register_buffer("basis", levels_d.cumprod(0) // levels_d, persistent=False)
+        self._steps: Thresholds | None = None  # cache, of the device last used
 
     def _bound(self, z: Tensor) -> Tensor:
         """(..., d) onto the open range of each channel's levels."""
@@ -55,9 +61,33 @@ class FiniteScalarQuantizer(nn.Module):
     def encode(self, z: Tensor) -> Tensor:
         """z (B, d, ...) -> codes (B, ...) int64 in 0..codebook_size-1; raises ValueError on NaN."""
         self._check_channels(z)
-        if z.isnan().any():
+        if z.is_cuda:
+            codes = self.thresholds().codes(z[..., None].flatten(2))
+        else:
+            codes = None if z.isnan().any() else self.indices(self._nearest_levels(z.movedim(1, -1)))
+        if codes is None:
             raise ValueError(f"{int(z.isnan().sum())} of {z.numel()} inputs are NaN: has training diverged?")
-        return self.indices(self._bound(z.movedim(1, -1)).round().long() + self.half_width)
+        return codes.reshape(z.shape[:1] + z.shape[2:])
+
+    def _nearest_levels(self, z: Tensor) -> Tensor:
+        """(..., d) -> level of each channel (..., d), 0..L-1."""
+        return self._bound(z).round().long() + self.half_width
+
+    @torch.no_grad()
+    def thresholds(self) -> Thresholds:
+        """Where each channel's level changes, to the last bit as this device computes it."""
+        if self._steps is None or self._steps.device != self.levels.device:
+            counts = [level - 1 for level in self.num_levels]
+            step = torch.cat([torch.arange(1, level) for level in self.num_levels]).to(self.levels.device)
+            channel = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts)).to(step.device)
+            ends = torch.full(step.shape, torch.inf, device=step.device)
+
+            def reached(z: Tensor) -> Tensor:
+                levels = self._nearest_levels(z[:, None].expand(-1, len(counts)))
+                return levels.gather(1, channel[:, None])[:, 0] >= step
+
+            self._steps = Thresholds(first_where(reached, -ends, ends).split(counts))
+        return self._steps
 
     def indices(self, level_index: Tensor) -> Tensor:
         """Level of each channel (..., d), each 0..L-1 -> codes (...)."""
@@ -131,25 +161,28 @@ class ScalarReservoirQuantizer(nn.Module):
         self.register_buffer("num_seen", torch.zeros((), dtype=torch.int64))
         self.register_buffer("generator_state", torch.Generator().manual_seed(seed).get_state())
         self._codebook: tuple[Tensor, Tensor] | None = None  # cache: (codes, values), read off the reservoir
+        self._steps: tuple[Tensor, Thresholds] | None = None  # cache: the codes, and their thresholds
 
     @torch.no_grad()
     def update(self, x: Tensor) -> None:
         """Take in numbers of any shape; nothing else changes the codebook. ValueError on NaN or infinity."""
         x = torch.as_tensor(x, dtype=torch.float32, device=self.reservoir.device).flatten()
-        self._transformed(x)  # refuses what has no place on the scale, before anything has changed
+        # The scale is increasing: where both ends have a place on it, so has everything between.
+        if len(x) and not self.transform(torch.stack(x.aminmax()).double()).isfinite().all():
+            self._refuse(x)  # before anything has changed
         generator = torch.Generator()
         generator.set_state(self.generator_state.cpu())
         first = int(self.num_seen)
         # Item i (from 0) takes slot i while there is room, then a slot drawn from 0..i, if it has one.
-        item = torch.arange(first, first + len(x))
-        slot = (torch.rand(len(x), generator=generator, dtype=torch.float64) * (item + 1)).long()
-        slot = torch.where(item < self.reservoir_size, item, slot)
-        kept = slot < self.reservoir_size
+        item = torch.arange(first, first + len(x), dtype=torch.float64)
+        place = torch.rand(len(x), generator=generator, dtype=torch.float64).mul_(item + 1)
+        place = torch.where(item < self.reservoir_size, item, place)
+        kept = (place < self.reservoir_size).nonzero()[:, 0]
+        slot = place[kept].long()
         # Two items of this batch may draw one slot: the later one stays, as it would one by one.
-        winner = torch.full((self.reservoir_size,), -1)
-        winner.scatter_reduce_(0, slot[kept], kept.nonzero()[:, 0], "amax")
-        slots = (winner >= 0).nonzero()[:, 0]
-        self.reservoir[slots.to(x.device)] = x[winner[slots].to(x.device)]
+        last = torch.full((self.reservoir_size,), -1).scatter_reduce_(0, slot, kept, "amax")
+        stays = last[slot] == kept
+        self.reservoir[slot[stays].to(x.device)] = x[kept[stays].to(x.device)]
         self.num_seen += len(x)
         self.generator_state.copy_(generator.get_state())
         self._codebook = None
@@ -159,7 +192,10 @@ class ScalarReservoirQuantizer(nn.Module):
             filled = self.reservoir[: min(int(self.num_seen), self.reservoir_size)]
             if len(filled) == 0:
                 raise RuntimeError("This quantizer has seen no data: call fit (or update) first.")
-            ordered = self.transform(filled.double()).sort().values
+            # numpy's sort on a CPU: many times as fast as torch's, and both are exact.
+            on_cpu = filled.device.type == "cpu"
+            ordered = torch.from_numpy(np.sort(filled.numpy())) if on_cpu else filled.sort().values
+            ordered = self.transform(ordered.double())
             last = len(filled) - 1
             # How high each number stands: its rank, or how far along the range it lies, in the same unit.
             rank = torch.arange(len(ordered), dtype=torch.float64, device=ordered.device)
@@ -204,9 +240,26 @@ class ScalarReservoirQuantizer(nn.Module):
 
     def encode(self, x: Tensor) -> Tensor:
         """Numbers (...) -> codes (...) int64, the nearest on the transformed scale, at most the end ones."""
-        codes = self.codes
-        z = self._transformed(torch.as_tensor(x, dtype=torch.float32, device=codes.device))
-        return torch.bucketize(z, (codes[1:] + codes[:-1]) / 2)
+        steps = self.thresholds()
+        x = torch.as_tensor(x, device=steps.device)
+        codes = steps.codes(x.reshape(-1, 1, 1))
+        if codes is None:
+            self._refuse(x.float())
+        return codes.reshape(x.shape)
+
+    @torch.no_grad()
+    def thresholds(self) -> Thresholds:
+        """The smallest number, in the data's unit, that gets each code but the first."""
+        codes, values = self._read_codebook()
+        if self._steps is None or self._steps[0] is not codes:
+            # float64: the middle of neighbouring or huge float32 has none.
+            middles = (codes[1:] + codes[:-1]) / 2
+            row = first_where(lambda x: self.transform(x.double()) > middles, values[:-1], values[1:])
+            end = torch.full((1,), -torch.inf, device=values.device)
+            lowest = first_where(lambda x: self.transform(x.double()).isfinite(), end, values[:1])
+            highest = -first_where(lambda x: self.transform(-x.double()).isfinite(), end, -values[-1:])
+            self._steps = codes, Thresholds([row], lowest.item(), highest.item())
+        return self._steps[1]
 
     def decode(self, codes: Tensor) -> Tensor:
         """Codes (...) -> values (...) float32; raises ValueError on codes outside the codebook."""
@@ -229,15 +282,9 @@ class ScalarReservoirQuantizer(nn.Module):
         position = centred / torch.where(spread > 0, spread, 1.0)  # a lone code has no spread
         return torch.stack([position, torch.special.ndtri(rank)], dim=1).float()
 
-    def _transformed(self, x: Tensor) -> Tensor:
-        """float64: midpoints between neighbouring or huge float32 codes have no float32."""
-        z = self.transform(x.double())
-        bad = int((~torch.isfinite(z)).sum())
-        if bad:
-            raise ValueError(
-                f"{bad} of {z.numel()} are NaN, infinite or outside the scale: mark them absent."
-            )
-        return z
+    def _refuse(self, x: Tensor) -> NoReturn:
+        bad = int((~self.transform(x.double()).isfinite()).sum())
+        raise ValueError(f"{bad} of {x.numel()} are NaN, infinite or outside the scale: mark them absent.")
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True):
         """Moves between devices but stays float32: half precision would shift every code."""
