@@ -5,8 +5,8 @@
 
 A synthetic set of an image (576 tokens of 4,375 codes), a spectrum (273 of 1,024) and five scalars is
 written to a temporary folder batch by batch, and read back in random batches: from a cold page cache, from a
-warm one, and from tensors of ``--in-memory`` samples of it. Then ``train`` runs on either, in turns; a step is
-timed with everything around it.
+warm one, and from tensors of ``--in-memory`` samples of it. Then ``train`` runs on either, in turns; a step
+is timed with everything around it.
 
 The peak of the resident memory is taken before any tensor of samples is made: it holds the store, the model's
 check of all of it, and training. Mapped pages of the file count in it, which the kernel takes back where
