@@ -77,16 +77,9 @@ class Questions:
         ``pool=None`` gives (B, 1 + T, D), register first and zeros where nothing was measured, and the mask
         (B, 1 + T) of what was measured.
         """
-        parts = []
-        for batch in self._batches(inputs, batch_size):
-            code_BI, place_BI, is_input_BI = self._measured(batch)
-            context, seen = self.encode(code_BI, place_BI, is_input_BI)
-            parts.append((context, seen[:, 0, 0], F.pad(place_BI + 1, (1, 0))))  # the register is at 0
-        if pool is None:
-            spread = [self._spread(*part) for part in parts]
-            return tuple(torch.cat(part) for part in zip(*spread, strict=True))
-        means = [torch.einsum("bi,bid->bd", s.float() / s.sum(1, keepdim=True), c) for c, s, _ in parts]
-        return torch.cat(means)
+        parts = [self._embed(batch, pool) for batch in self._batches(inputs, batch_size)]
+        joined = [torch.cat(part) for part in zip(*parts, strict=True)]
+        return tuple(joined) if pool is None else joined[0]
 
     @inference
     def generate(self, inputs: Tokens, target: str | Sequence[str], **kwargs) -> TokenDataset:
@@ -107,12 +100,16 @@ class Questions:
         place_BI = known_places(present_BT)
         return code_BT.gather(1, place_BI), place_BI, present_BT.gather(1, place_BI)
 
-    def _spread(self, context: Tensor, seen: Tensor, at_BI: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, 1 + I, D) and its mask -> (B, 1 + T, D) and its mask, every token at its own place."""
-        length, context = 1 + len(self.modality_T), context.masked_fill(~seen[..., None], 0.0)
-        every = context.new_zeros(len(context), length, context.shape[-1])
-        every.scatter_(1, at_BI[..., None].expand_as(context), context)
-        return every, seen.new_zeros(len(seen), length).scatter_(1, at_BI, seen)
+    def _embed(self, batch: TokenDataset, pool: str | None) -> tuple[Tensor, ...]:
+        code_BI, place_BI, is_input_BI = self._measured(batch)
+        context, seen = self.encode(code_BI, place_BI, is_input_BI)
+        seen = seen[:, 0, 0]
+        if pool is not None:
+            return (torch.einsum("bi,bid->bd", seen.float() / seen.sum(1, keepdim=True), context),)
+        every = context.new_zeros(len(batch), 1 + len(self.modality_T), context.shape[-1])
+        at_BI = F.pad(place_BI + 1, (1, 0))  # the register is at 0
+        every.scatter_(1, at_BI[..., None].expand_as(context), context.masked_fill(~seen[..., None], 0.0))
+        return every, seen.new_zeros(every.shape[:2]).scatter_(1, at_BI, seen)
 
     def _ask(self, batch: TokenDataset, asked_T: Tensor) -> tuple[Tensor, Tensor]:
         """Places (B, O) asked and what the decoder makes of them (B, O, D), given all the rest."""
