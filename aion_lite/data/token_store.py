@@ -54,7 +54,7 @@ class TokenStore:
         path = self.folder / ARROW
         if not path.is_file() or path.stat().st_size != about["bytes"]:
             raise ValueError(f"{path} is missing or cut short: copy the folder again, or encode again.")
-        self._columns = _map_columns(path)
+        self._columns, self._end_row = _map_columns(path)
 
     @classmethod
     def write(
@@ -103,10 +103,12 @@ class TokenStore:
     def read(self, rows: Any) -> TokenDataset:
         """The same in the computer's own memory, wherever ``device`` is."""
         row_B = self._row_numbers(rows)
+        chunk_B = np.searchsorted(self._end_row, row_B, side="right")
+        within_B = row_B - np.append(0, self._end_row)[chunk_B]
         tokens, present = {}, {}
         for name in self.vocab_sizes:
-            tokens[name] = self._columns[f"tokens/{name}"].take(row_B).to(torch.int64)
-            present[name] = self._columns[f"present/{name}"].take(row_B)
+            tokens[name] = self._columns[f"tokens/{name}"].take(chunk_B, within_B).to(torch.int64)
+            present[name] = self._columns[f"present/{name}"].take(chunk_B, within_B)
         return TokenDataset(tokens, present)
 
     def to(self, device: torch.device | str) -> TokenStore:
@@ -166,7 +168,7 @@ def batches(
             yield _move(waiting.popleft().result(), device)
 
 
-def pieces(data: Any, size: int = 8192) -> Iterator[Any]:
+def pieces(data: Any, size: int = 1024) -> Iterator[Any]:
     """``data`` as it is where it lies in memory; a TokenStore a piece of ``size`` samples at a time."""
     if isinstance(data, TokenStore):
         yield from batches(data, (slice(i, i + size) for i in range(0, len(data), size)))
@@ -203,16 +205,13 @@ class _Column:
         values = [chunk.values if self.is_list else chunk for chunk in chunks]
         address = [v.buffers()[1].address - file.ctypes.data for v in values]
         self.begin = np.array(address) * 8 if self.is_bits else np.array(address) // size
-        self.end_row = np.cumsum([len(chunk) for chunk in chunks])
-        self.first_row = self.end_row - [len(chunk) for chunk in chunks]
         if not self.is_bits:
             numbers = np.frombuffer(file, value_type.to_pandas_dtype(), count=len(file) // size)
             self.windows = np.lib.stride_tricks.sliding_window_view(numbers, self.width)
 
-    def take(self, row_B: np.ndarray) -> Tensor:
-        """(B, N), or (B,) where the column holds no lists."""
-        chunk_B = np.searchsorted(self.end_row, row_B, side="right")
-        first_B = self.begin[chunk_B] + (row_B - self.first_row[chunk_B]) * self.width
+    def take(self, chunk_B: np.ndarray, within_B: np.ndarray) -> Tensor:
+        """Rows ``within_B`` of the record batches ``chunk_B``: (B, N), or (B,) where there are no lists."""
+        first_B = self.begin[chunk_B] + within_B * self.width
         if self.is_bits:
             bit_BN = first_B[:, None] + np.arange(self.width)
             taken_BN = (self.file[bit_BN >> 3] >> (bit_BN & 7).astype(np.uint8) & 1).astype(np.bool_)
@@ -221,19 +220,19 @@ class _Column:
         return torch.from_numpy(taken_BN if self.is_list else taken_BN[:, 0])
 
 
-def _map_columns(path: Path) -> dict[str, _Column]:
+def _map_columns(path: Path) -> tuple[dict[str, _Column], np.ndarray]:
+    """Columns by name, and the row after the last of each record batch."""
     import pyarrow as pa
 
     with open(path, "rb") as f:
         mapped = mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ)
     try:
-        table = pa.ipc.open_stream(pa.py_buffer(mapped)).read_all()
+        chunks = [c for c in pa.ipc.open_stream(pa.py_buffer(mapped)) if len(c)]
     except pa.ArrowInvalid as error:
         raise ValueError(f"{path} is damaged ({error}): copy the folder again, or encode again.") from None
     file = np.frombuffer(mapped, np.uint8)  # keeps the map open
-    return {
-        name: _Column(file, [c for c in table.column(name).chunks if len(c)]) for name in table.column_names
-    }
+    columns = {n: _Column(file, [c.column(n) for c in chunks]) for n in chunks[0].schema.names}
+    return columns, np.cumsum([len(c) for c in chunks])
 
 
 def _write_arrow(
