@@ -23,10 +23,9 @@ def benchmark():
 
 
 def test_our_blocks_have_as_many_weights_as_aions(benchmark):
-    shape = benchmark.SHAPES["base"]
-    with torch.device("meta"):
-        theirs = benchmark.aion_model(shape, "meta")
-        ours = MultimodalTransformer({"x": TokenSpec(1, 4, "nominal")}, **shape)
+    shape = {**benchmark.SHAPES["base"], "num_layers": 1}
+    theirs = benchmark.aion_model(shape, "cpu")
+    ours = MultimodalTransformer({"x": TokenSpec(1, 4, "nominal")}, **shape)
     for part in ("encoder", "decoder"):
         mine, aions = (sum(p.numel() for p in getattr(m, part).parameters()) for m in (ours, theirs))
         assert mine == pytest.approx(aions, rel=1e-3)
