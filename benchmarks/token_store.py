@@ -10,7 +10,7 @@ is timed with everything around it.
 
 The peak of the resident memory is taken before any tensor of samples is made: it holds the store, the model's
 check of all of it, and training. Mapped pages of the file count in it, which the kernel takes back where
-memory is short; ``anonymous`` is what it can't take back.
+memory is short; ``anonymous`` is what the process holds beside them once the training is over.
 """
 
 import argparse
@@ -187,8 +187,8 @@ def main(argv: list[str] | None = None) -> int:
     records, about = measure(args, device)
     steps = {r["method"]: r for r in records if r["task"].startswith("train step")}
     summary = (
-        f"a step from disk takes {steps['from disk']['times_memory']:.3f} of one from memory; peak of "
-        f"{about['peak_rss_gib']:.2f} GiB, {about['anonymous_gib']:.2f} GiB of them not pages of files"
+        f"a step from disk takes {steps['from disk']['times_memory']:.3f} of one from memory; memory peaks at "
+        f"{about['peak_rss_gib']:.2f} GiB, and {about['anonymous_gib']:.2f} GiB stay beside pages of files"
     )
     print(summary)
     out = args.out or (None if args.tiny else OUT)
