@@ -187,7 +187,7 @@ def main(argv: list[str] | None = None) -> int:
     records, about = measure(args, device)
     steps = {r["method"]: r for r in records if r["task"].startswith("train step")}
     summary = (
-        f"a step from disk takes {steps['from disk']['times_memory']:.3f} of one from memory; memory peaks at "
+        f"a step from disk takes {steps['from disk']['times_memory']:.3f} of one from memory; the peak is "
         f"{about['peak_rss_gib']:.2f} GiB, and {about['anonymous_gib']:.2f} GiB stay beside pages of files"
     )
     print(summary)
