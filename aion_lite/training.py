@@ -28,11 +28,12 @@ from torch.utils.data import TensorDataset
 from tqdm.auto import tqdm
 
 from aion_lite import checkpoint as checkpoints
+from aion_lite.data.token_store import TokenStore, batches, pieces
 from aion_lite.data.tokens import TokenDataset
 from aion_lite.muon import Muon
 from aion_lite.recorded import RecordedStep
 
-Samples = TokenDataset | TensorDataset | Tensor
+Samples = TokenDataset | TokenStore | TensorDataset | Tensor
 
 
 @dataclass
@@ -84,8 +85,8 @@ def train(
     """Train ``module`` in place on ``data`` and leave it in eval mode.
 
     Args:
-        data: samples, as a TokenDataset, a tensor (B, ...) or a TensorDataset of several (values, present,
-            weights); ``module.loss`` gets a batch of them.
+        data: samples, as a TokenDataset, a TokenStore (which stays on disk), a tensor (B, ...) or a
+            TensorDataset of several (values, present, weights); ``module.loss`` gets a batch of them.
         steps, num_epochs: how long; give one of the two.
         lr: peak rate of both optimisers (Muon's update is scaled to AdamW's size).
         warmup: share of the steps.
@@ -108,7 +109,7 @@ def train(
     from accelerate.state import AcceleratorState
 
     for samples in (data, validation):
-        if not isinstance(samples, (TokenDataset, TensorDataset, Tensor, type(None))):
+        if not isinstance(samples, (TokenDataset, TokenStore, TensorDataset, Tensor, type(None))):
             kind = type(samples).__name__
             raise TypeError(f"Training needs tokens or a tensor, got {kind}: give codecs.encode(data set).")
     steps = _num_steps(len(data), batch_size, steps, num_epochs)
@@ -126,17 +127,18 @@ def train(
     data, validation = (_to(x, accelerator.device) for x in (data, validation))
     for samples in (data, validation):
         if samples is not None and hasattr(module, "check"):
-            module.check(samples)  # once, here: to look at values in the loop would wait for the device
+            for piece in pieces(samples):  # here: to look at values in the loop would wait for the device
+                module.check(piece)
     on_gpu = accelerator.device.type == "cuda"
     rate = torch.tensor(lr, device=accelerator.device) if on_gpu else lr  # one number for all groups
     optimizers = [accelerator.prepare(o) for o in make_optimizers(module, optimizer, rate, weight_decay)]
     wrapped = accelerator.prepare(_Loss(module))
     average = _average_of(module, ema)
 
-    def update(rows: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """One step on these samples: (loss, metrics)."""
+    def update(inputs: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        """One step on these rows of the data, or on this batch read from disk: (loss, metrics)."""
         with module.compiled() if compile else nullcontext():
-            loss, metrics = wrapped(data[rows])
+            loss, metrics = wrapped(data[inputs] if isinstance(inputs, Tensor) else inputs)
             accelerator.backward(loss)
         accelerator.clip_grad_norm_(module.parameters(), clip)
         for opt in optimizers:
@@ -153,7 +155,7 @@ def train(
         settings={
             "steps": steps, "batch_size": batch_size, "lr": lr, "seed": seed, "samples": len(data),
             "optimizer": optimizer, "weight_decay": weight_decay, "warmup": warmup, "clip": clip, "ema": ema,
-            "data": checkpoints.checksum(_tensors(data)) if checkpoint is not None else None,
+            "data": _checksum(data) if checkpoint is not None else None,
         },
     )  # fmt: skip
     history, start, best = History(), 0, None
@@ -170,6 +172,12 @@ def train(
         quiet = not progress or not accelerator.is_main_process
         bar = tqdm(range(start, steps), initial=start, total=steps, disable=quiet)
         done = start
+        rank, num_ranks = accelerator.process_index, accelerator.num_processes
+        rows = (batch_rows(len(data), batch_size, seed, s)[rank::num_ranks] for s in range(start, steps))
+        if isinstance(data, TokenStore):  # read while the step before runs
+            inputs = map(_arguments, batches(data, rows, accelerator.device))
+        else:  # all lies on the device, where a recorded step takes the rows from
+            inputs = (r.pin_memory().to(rate.device, non_blocking=True) if on_gpu else r for r in rows)
         for step in bar:
             # Asked here and not after the look, so that a resumed run stops where an uninterrupted one does.
             if patience is not None and validation is not None:
@@ -181,12 +189,9 @@ def train(
                 except KeyboardInterrupt:
                     save(step)
                     raise
-            rows = batch_rows(len(data), batch_size, seed, step)
-            rows = rows[accelerator.process_index :: accelerator.num_processes]
-            rows = rows.pin_memory().to(accelerator.device, non_blocking=True) if on_gpu else rows
             _set_rate(optimizers, rate, lr * lr_share(step, steps, warmup))
             try:
-                loss, metrics = update(rows)
+                loss, metrics = update(next(inputs))
             except torch.OutOfMemoryError:
                 raise MemoryError(
                     f"A batch of {batch_size} does not fit on {accelerator.device}: lower batch_size, the "
@@ -227,8 +232,8 @@ def evaluate_loss(module: nn.Module, data: Samples, batch_size: int = 256, seed:
     with _own_state(seed):
         starts = range(0, len(data), batch_size)
         sizes = [min(batch_size, len(data) - i) for i in starts]
-        batches = (_arguments(data[i : i + batch_size]) for i in starts)
-        losses = [module.loss(*batch)[0] * size for batch, size in zip(batches, sizes, strict=True)]
+        fetched = map(_arguments, batches(data, (slice(i, i + batch_size) for i in starts)))
+        losses = [module.loss(*batch)[0] * size for batch, size in zip(fetched, sizes, strict=True)]
     module.train(was_training)
     return float(sum(losses)) / len(data)
 
@@ -312,10 +317,12 @@ def _to(data: Samples | None, device: torch.device) -> Samples | None:
     return data if data is None else data.to(device)
 
 
-def _tensors(data: Samples) -> Sequence[Tensor]:
+def _checksum(data: Samples) -> int:
+    if isinstance(data, TokenStore):
+        return data.checksum
     if isinstance(data, TokenDataset):
-        return [*data.tokens.values(), *data.present.values()]
-    return data.tensors if isinstance(data, TensorDataset) else [data]
+        return checkpoints.checksum([*data.tokens.values(), *data.present.values()])
+    return checkpoints.checksum(data.tensors if isinstance(data, TensorDataset) else [data])
 
 
 def _num_steps(num_samples: int, batch_size: int, steps: int | None, num_epochs: float | None) -> int:

@@ -5,18 +5,22 @@ May import codecs and data sets; knows nothing of transformers.
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from aion_lite.checkpoint import checksum
 from aion_lite.codecs.base import Codec
 from aion_lite.codecs.scalar import CategoryCodec, ScalarCodec
 from aion_lite.codecs.table import TableCodec
 from aion_lite.codecs.text import TextCodec
 from aion_lite.data.dataset import MultimodalDataset
+from aion_lite.data.token_store import TokenStore
 from aion_lite.data.tokens import TokenDataset
 from aion_lite.modalities import Category, Modality, Scalar, Table, Text, check_names
 
@@ -72,6 +76,40 @@ class CodecManager(nn.Module):
             tokens[name] = codec.encode(values, dataset.present[name])
             present[name] = codec.token_present(tokens[name], dataset.present[name])
         return TokenDataset(tokens, present)
+
+    def encode_dataset(
+        self,
+        data: MultimodalDataset | Iterable[MultimodalDataset],
+        folder: str | Path,
+        batch_size: int = 4096,
+    ) -> TokenStore:
+        """Encode ``data`` once, ``batch_size`` samples at a time, into ``folder``; tokens there are replaced.
+
+        ``data``: a data set, or, where that is larger than memory, its parts one after another. The store
+        can be given to ``train``, and is read again by ``load_dataset``.
+        """
+        parts = iter([data] if isinstance(data, MultimodalDataset) else data)
+        first = next(parts, None)
+        if first is None:
+            raise ValueError("There is no data set to encode: give one, or its parts one after another.")
+        batches = (
+            self.encode(part[i : i + batch_size])
+            for part in itertools.chain([first], parts)
+            for i in range(0, len(part), batch_size)
+        )
+        sizes = {name: self[name].vocab_size for name in first.values}
+        return TokenStore.write(folder, batches, sizes, {name: _identity(self[name]) for name in sizes})
+
+    def load_dataset(self, folder: str | Path) -> TokenStore:
+        """What ``encode_dataset`` wrote; ValueError where another codec than the present one made it."""
+        store = TokenStore(folder)
+        for name in store.vocab_sizes:
+            if store.made_by.get(name) != _identity(self[name]):
+                raise ValueError(
+                    f"Tokens of {name!r} in {folder} were made by another codec than this manager's, or "
+                    f"before it was fitted anew: encode the data again."
+                )
+        return store
 
     def decode(self, tokens: TokenDataset | Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Tokens by name -> values by name, in the modalities' units; NaN (or class -1) where absent."""
@@ -132,6 +170,13 @@ def default_codec(modality: Modality) -> Codec:
     raise TypeError(
         f"{modality} has no default codec, as it needs training: give CodecManager([codec, ...])."
     )
+
+
+def _identity(codec: Codec) -> dict[str, Any]:
+    """Equal for codecs that give the same tokens: class, arguments, and a checksum of all that was learnt."""
+    arguments = json.loads(json.dumps(codec._hub_mixin_config))  # as they come back from a file
+    learnt = checksum(codec.state_dict().values())
+    return {"codec": type(codec).__name__, "arguments": arguments, "checksum": learnt}
 
 
 def _subclasses(cls: type) -> Iterable[type]:

@@ -1,7 +1,7 @@
 """Joint samples of many tokens: random-order generation a few tokens at a time (ROAR, as in 4M and AION).
 
-Each step predicts all tokens that are still missing, draws some of them, and lets those into the encoder. All
-samples of a batch go together.
+Each step encodes what is known by then and asks for some of the tokens still missing; what it draws is known
+from then on. All samples of a batch go together.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from aion_lite.data.tokens import TokenDataset
 
@@ -45,14 +46,28 @@ def generate(
     num_asked = int(asked_T.sum())
     noise_BT = torch.rand(code_BT.shape, generator=generator, device=device)
     order_BA = noise_BT.masked_fill(~asked_T, 2.0).argsort(1)[:, :num_asked]  # random order, one a sample
-    place_BT = torch.arange(code_BT.shape[1], device=device).expand_as(code_BT)
+    num_given = most_known(known_BT)
     for step in range(min(num_steps, num_asked)):
         start, stop = (num_asked * s // min(num_steps, num_asked) for s in (step, step + 1))
-        context = model.encode(code_BT, place_BT, known_BT)
-        missing_BO = order_BA[:, start:]
-        h_BOD = model.decode(missing_BO, torch.ones_like(missing_BO, dtype=torch.bool), *context)
-        now_BO = missing_BO[:, : stop - start]
-        drawn_BO = model.head.sample(h_BOD[:, : stop - start], model.book_T[now_BO], temperature, generator)
+        place_BI = known_places(known_BT, num_given + start)
+        context = model.encode(code_BT.gather(1, place_BI), place_BI, known_BT.gather(1, place_BI))
+        now_BO = order_BA[:, start:stop]
+        h_BOD = model.decode(now_BO, torch.ones_like(now_BO, dtype=torch.bool), *context)
+        drawn_BO = model.head.sample(h_BOD, model.book_T[now_BO], temperature, generator)
         code_BT = code_BT.scatter(1, now_BO, drawn_BO)
         known_BT = known_BT.scatter(1, now_BO, torch.ones_like(now_BO, dtype=torch.bool))
     return TokenDataset({n: code_BT[:, model.modality_T == model.names.index(n)] for n in targets})
+
+
+def known_places(known_BT: Tensor, num_places: int | None = None) -> Tensor:
+    """Places (B, I) of each sample's known tokens in their order, filled up with others to ``num_places``.
+
+    ``num_places``: default as many as the sample with most has, which waits for the device; for questions,
+    and not for a training step.
+    """
+    num_places = most_known(known_BT) if num_places is None else num_places
+    return known_BT.byte().argsort(dim=1, descending=True, stable=True)[:, :num_places]
+
+
+def most_known(known_BT: Tensor) -> int:
+    return int(known_BT.sum(1).max())

@@ -10,10 +10,11 @@ import functools
 from collections.abc import Iterator, Mapping, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from aion_lite.data.tokens import TokenDataset
-from aion_lite.model.generate import generate
+from aion_lite.model.generate import generate, known_places
 from aion_lite.model.prediction import Prediction
 
 Tokens = TokenDataset | Mapping[str, Tensor]
@@ -73,15 +74,12 @@ class Questions:
     def embed(self, inputs: Tokens, pool: str | None = "mean", batch_size: int = 4096):
         """What the encoder makes of the inputs: (B, D) averaged over what was measured.
 
-        ``pool=None`` gives (B, 1 + T, D), register first, and the mask (B, 1 + T) of what was measured.
+        ``pool=None`` gives (B, 1 + T, D), register first and zeros where nothing was measured, and the mask
+        (B, 1 + T) of what was measured.
         """
-        parts = [self._encode_all(batch) for batch in self._batches(inputs, batch_size)]
-        context, seen = (torch.cat(part) for part in zip(*parts, strict=True))
-        seen = seen[:, 0, 0]
-        if pool is None:
-            return context, seen
-        weight = seen.float() / seen.sum(1, keepdim=True)
-        return torch.einsum("bt,btd->bd", weight, context)
+        parts = [self._embed(batch, pool) for batch in self._batches(inputs, batch_size)]
+        joined = [torch.cat(part) for part in zip(*parts, strict=True)]
+        return tuple(joined) if pool is None else joined[0]
 
     @inference
     def generate(self, inputs: Tokens, target: str | Sequence[str], **kwargs) -> TokenDataset:
@@ -93,10 +91,25 @@ class Questions:
 
     def _encode_all(self, batch: TokenDataset, hidden_T: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Everything measured enters, except the places of ``hidden_T``."""
+        return self.encode(*self._measured(batch, hidden_T))
+
+    def _measured(self, batch: TokenDataset, hidden_T: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """What ``encode`` takes, of no more places than the fullest sample needs."""
         code_BT, present_BT = self.flatten(batch.tokens, batch.present)
         present_BT = present_BT if hidden_T is None else present_BT & ~hidden_T
-        place_BT = torch.arange(code_BT.shape[1], device=code_BT.device).expand_as(code_BT)
-        return self.encode(code_BT, place_BT, present_BT)
+        place_BI = known_places(present_BT)
+        return code_BT.gather(1, place_BI), place_BI, present_BT.gather(1, place_BI)
+
+    def _embed(self, batch: TokenDataset, pool: str | None) -> tuple[Tensor, ...]:
+        code_BI, place_BI, is_input_BI = self._measured(batch)
+        context, seen = self.encode(code_BI, place_BI, is_input_BI)
+        seen = seen[:, 0, 0]
+        if pool is not None:
+            return (torch.einsum("bi,bid->bd", seen.float() / seen.sum(1, keepdim=True), context),)
+        every = context.new_zeros(len(batch), 1 + len(self.modality_T), context.shape[-1])
+        at_BI = F.pad(place_BI + 1, (1, 0))  # the register is at 0
+        every.scatter_(1, at_BI[..., None].expand_as(context), context.masked_fill(~seen[..., None], 0.0))
+        return every, seen.new_zeros(every.shape[:2]).scatter_(1, at_BI, seen)
 
     def _ask(self, batch: TokenDataset, asked_T: Tensor) -> tuple[Tensor, Tensor]:
         """Places (B, O) asked and what the decoder makes of them (B, O, D), given all the rest."""

@@ -91,11 +91,10 @@ def pair_law(num_steps: int) -> np.ndarray:
         return logp[0, :, :3].exp().double().numpy()
 
     with torch.no_grad():
-        both = law({}, [1, 2])
         if num_steps == 1:
-            return np.outer(both[0], both[1])
-        first = np.stack([both[0][a] * law({1: a}, [2])[0] for a in range(3)])
-        second = np.stack([both[1][b] * law({2: b}, [1])[0] for b in range(3)], axis=1)
+            return np.outer(*law({}, [1, 2]))
+        first = np.stack([law({}, [1])[0][a] * law({1: a}, [2])[0] for a in range(3)])
+        second = np.stack([law({}, [2])[0][b] * law({2: b}, [1])[0] for b in range(3)], axis=1)
         return (first + second) / 2  # either order, half of the time
 
 

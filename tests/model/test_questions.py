@@ -90,6 +90,68 @@ def test_generated_columns_stay_in_their_own_codebooks(model):
     assert drawn.max(0).values.tolist() == [7, 1, 4]
 
 
+# Only what is known is encoded
+
+
+def some(x: dict[str, torch.Tensor], seed: int = 0) -> TokenDataset:
+    """Another selection measured in every sample; nothing in the first, everything in the second."""
+    g = torch.Generator().manual_seed(seed)
+    present = {n: torch.rand(t.shape, generator=g) < 0.4 for n, t in x.items()}
+    for mask in present.values():
+        mask[0], mask[1] = False, True
+    return TokenDataset(x, present)
+
+
+def from_every_place(model, data: TokenDataset, hidden: torch.Tensor):
+    """The context and its mask when all places enter, known or not."""
+    code, present = model.flatten(data.tokens, data.present)
+    return model.encode(code, torch.arange(code.shape[1]).expand_as(code), present & ~hidden)
+
+
+@pytest.mark.parametrize("target", ["labs.crea", "age", "image"])
+@pytest.mark.parametrize("rows", [slice(0, 12), slice(0, 1), slice(2, 12)])
+def test_leaving_out_places_that_are_not_known_changes_nothing(model, target, rows):
+    data = some(tokens(12))[rows]
+    asked = model._places(target)
+    with torch.no_grad():
+        place = asked.nonzero()[:, 0].expand(len(data), -1)
+        context = from_every_place(model, data, asked)
+        h = model.decode(place, torch.ones_like(place, dtype=torch.bool), *context)
+        logp = model.head(h, model.book_T[place])[..., : model.codebooks[target].vocab_size]
+        every, mask = from_every_place(model, data, torch.zeros_like(asked))
+    torch.testing.assert_close(model.predict(data, target).log_probs, logp, rtol=0, atol=1e-5)
+    each, seen = model.embed(data, pool=None)
+    assert torch.equal(seen, mask[:, 0, 0]) and each.shape == every.shape
+    torch.testing.assert_close(each[seen], every[seen], rtol=0, atol=1e-5)
+    assert (each[~seen] == 0).all()
+
+
+def widths_of(model, act) -> tuple[set[int], list[int]]:
+    """How many tokens enter the first block of encoder and decoder, call by call."""
+    seen = {"encoder": [], "decoder": []}
+    hooks = [
+        getattr(model, part)[0].register_forward_pre_hook(
+            lambda _, x, part=part: seen[part].append(x[0].shape[1])
+        )
+        for part in seen
+    ]
+    act()
+    for hook in hooks:
+        hook.remove()
+    return seen["encoder"], seen["decoder"]
+
+
+def test_cost_follows_what_is_known_and_asked(model):
+    x = tokens(5)
+    labs, register = {"labs": x["labs"]}, 1
+    assert widths_of(model, lambda: model.predict(labs, "age")) == ([3 + register], [1])
+    assert widths_of(model, lambda: model.predict(x, "labs.sex")) == ([7 + register], [1])
+    assert widths_of(model, lambda: model.embed({"age": x["age"]})) == ([1 + register], [])
+    # Three steps of 1, 1 and 2 of the image's tokens, each after those before it.
+    grows = widths_of(model, lambda: model.generate(labs, "image", num_steps=3))
+    assert grows == ([3 + register, 4 + register, 5 + register], [1, 1, 2])
+
+
 @pytest.mark.parametrize("target", ["labs", "labs.weight", "lab", ""])
 def test_a_question_without_an_answer_says_what_to_ask(model, target):
     with pytest.raises(ValueError, match=r"labs\.glucose|knows no modality"):
