@@ -2,9 +2,10 @@
 
 The module needs ``loss(...) -> (scalar, metrics)``; one that has ``check(data)`` is asked once, at the start.
 Under it: accelerate (device, bf16, several processes), Muon for hidden matrices where the module names them
-(``muon.py``) and AdamW for the rest, linear warm-up then cosine; on a GPU the step is recorded and replayed
-(``recorded.py``). Which samples make up step s follows from (seed, s) alone, and a checkpoint holds the
-weights, the optimisers and the random state, so a run that was killed and resumed equals one that was not.
+and AdamW for the rest (``optimizers.py``), linear warm-up then cosine; on a GPU the step is recorded and
+replayed (``recorded.py``). Which samples make up step s follows from (seed, s) alone, and a checkpoint holds
+the weights, the optimisers and the random state, so a run that was killed and resumed equals one that was
+not.
 
 Knows nothing of modalities or strategies.
 """
@@ -30,7 +31,7 @@ from tqdm.auto import tqdm
 from aion_lite import checkpoint as checkpoints
 from aion_lite.data.token_store import TokenStore, batches, pieces
 from aion_lite.data.tokens import TokenDataset
-from aion_lite.muon import Muon
+from aion_lite.optimizers import lr_share, make_optimizers, set_rate
 from aion_lite.recorded import RecordedStep
 
 Samples = TokenDataset | TokenStore | TensorDataset | Tensor
@@ -189,7 +190,7 @@ def train(
                 except KeyboardInterrupt:
                     save(step)
                     raise
-            _set_rate(optimizers, rate, lr * lr_share(step, steps, warmup))
+            set_rate(optimizers, rate, lr * lr_share(step, steps, warmup))
             try:
                 loss, metrics = update(next(inputs))
             except torch.OutOfMemoryError:
@@ -252,46 +253,6 @@ def batch_rows(num_samples: int, batch_size: int, seed: int, step: int) -> Tenso
 def _order(num_samples: int, seed: int, epoch: int) -> Tensor:
     generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
     return torch.randperm(num_samples, generator=generator)
-
-
-def lr_share(step: int, steps: int, warmup: float) -> float:
-    """Share of the peak rate: linear to 1 over ``warmup * steps`` steps, then half a cosine to 0."""
-    rise = max(1, round(warmup * steps))
-    if step < rise:
-        return (step + 1) / rise
-    return 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
-
-
-def make_optimizers(
-    module: nn.Module, optimizer: str, lr: float | Tensor, weight_decay: float
-) -> list[torch.optim.Optimizer]:
-    """Muon for the hidden matrices and AdamW for the rest, or AdamW alone; only matrices decay."""
-    if optimizer not in ("muon", "adamw"):
-        raise ValueError(f"optimizer must be 'muon' or 'adamw', got {optimizer!r}.")
-    hidden = getattr(module, "hidden_matrices", list)() if optimizer == "muon" else []
-    hidden = [p for p in hidden if p.requires_grad]
-    chosen = {id(p) for p in hidden}
-    rest = [p for p in module.parameters() if p.requires_grad and id(p) not in chosen]
-    groups = [
-        {"params": [p for p in rest if p.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    on_gpu = isinstance(lr, Tensor)
-    groups = [g for g in groups if g["params"]]
-    how = {"lr": lr, "betas": (0.9, 0.95), "fused": on_gpu or None, "capturable": on_gpu}
-    out: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, **how)] if groups else []
-    if hidden:
-        out.append(Muon(hidden, lr=lr, weight_decay=weight_decay))
-    return out
-
-
-def _set_rate(optimizers: Sequence[torch.optim.Optimizer], rate: float | Tensor, now: float) -> None:
-    """On a GPU the rate lies in one tensor, where a recorded step reads it."""
-    if isinstance(rate, Tensor):
-        rate.fill_(now)
-    for opt in optimizers:
-        for group in opt.param_groups:  # always anew: a checkpoint brings its own
-            group["lr"] = rate if isinstance(rate, Tensor) else now
 
 
 class _Loss(nn.Module):

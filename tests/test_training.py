@@ -16,8 +16,7 @@ from aion_lite.data import MultimodalDataset
 from aion_lite.data.tokens import TokenDataset
 from aion_lite.modalities import Scalar
 from aion_lite.model import MultimodalTransformer
-from aion_lite.muon import Muon
-from aion_lite.training import batch_rows, evaluate_loss, lr_share, make_optimizers, train
+from aion_lite.training import batch_rows, evaluate_loss, train
 
 
 class Line(nn.Module):
@@ -116,35 +115,6 @@ def test_passes_and_seeds_have_orders_of_their_own():
     orders = [batch_rows(50, 50, seed, step).tolist() for seed in range(3) for step in range(3)]
     assert len({tuple(order) for order in orders}) == 9
     assert batch_rows(50, 50, 0, 0).tolist() == orders[0]
-
-
-@pytest.mark.parametrize(("steps", "warmup"), [(100, 0.05), (40, 0.5), (10, 0.0), (7, 1.0), (1, 0.05)])
-def test_the_rate_rises_to_its_peak_and_falls_by_torchs_cosine(steps, warmup):
-    rise = max(1, round(steps * warmup))
-    shares = [lr_share(step, steps, warmup) for step in range(steps + 1)]
-    assert shares[:rise] == [(i + 1) / rise for i in range(rise)]
-    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, steps - rise))
-    for share in shares[rise:steps]:
-        assert share == pytest.approx(schedule.get_last_lr()[0], abs=1e-9)
-        optimizer.step()
-        schedule.step()
-    assert max(shares) == 1 and min(shares[:steps]) > 0
-    assert shares[steps] == pytest.approx(0.0 if rise < steps else 1.0)
-
-
-@pytest.mark.parametrize("optimizer", ["muon", "adamw"])
-def test_every_trained_parameter_has_one_optimizer_and_only_matrices_decay(optimizer):
-    model = transformer()
-    model.mask_token.requires_grad_(False)
-    made = make_optimizers(model, optimizer, lr=0.1, weight_decay=0.3)
-    groups = [(o, group) for o in made for group in o.param_groups]
-    seen = [id(p) for _, group in groups for p in group["params"]]
-    assert sorted(seen) == sorted(id(p) for p in model.parameters() if p.requires_grad)
-    for _, group in groups:
-        assert all((p.ndim >= 2) == (group["weight_decay"] == 0.3) for p in group["params"])
-    by_muon = {id(p) for o, group in groups if isinstance(o, Muon) for p in group["params"]}
-    assert by_muon == ({id(p) for p in model.hidden_matrices()} if optimizer == "muon" else set())
 
 
 def test_frozen_parameters_stay():

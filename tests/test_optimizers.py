@@ -1,4 +1,4 @@
-"""Muon in stacks: equal to torch's own, matrix by matrix, and to the polar factor it approximates."""
+"""Optimizers: Muon in stacks equals torch's own, matrix by matrix, and the polar factor it approximates."""
 
 import copy
 
@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from aion_lite.muon import Muon, orthogonal
+from aion_lite.codecs import TokenSpec
+from aion_lite.model import MultimodalTransformer
+from aion_lite.optimizers import Muon, lr_share, make_optimizers, orthogonal
 
 SHAPES = [(8, 8), (24, 8), (8, 24), (24, 8), (8, 8), (1, 5)]
 
@@ -79,3 +81,33 @@ def test_it_goes_on_from_its_state():
 def test_only_matrices():
     with pytest.raises(ValueError, match=r"matrices, got a parameter of shape \(3,\)"):
         Muon([nn.Parameter(torch.zeros(3))])
+
+
+@pytest.mark.parametrize(("steps", "warmup"), [(100, 0.05), (40, 0.5), (10, 0.0), (7, 1.0), (1, 0.05)])
+def test_the_rate_rises_to_its_peak_and_falls_by_torchs_cosine(steps, warmup):
+    rise = max(1, round(steps * warmup))
+    shares = [lr_share(step, steps, warmup) for step in range(steps + 1)]
+    assert shares[:rise] == [(i + 1) / rise for i in range(rise)]
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, steps - rise))
+    for share in shares[rise:steps]:
+        assert share == pytest.approx(schedule.get_last_lr()[0], abs=1e-9)
+        optimizer.step()
+        schedule.step()
+    assert max(shares) == 1 and min(shares[:steps]) > 0
+    assert shares[steps] == pytest.approx(0.0 if rise < steps else 1.0)
+
+
+@pytest.mark.parametrize("optimizer", ["muon", "adamw"])
+def test_every_trained_parameter_has_one_optimizer_and_only_matrices_decay(optimizer):
+    specs = {"x": TokenSpec(1, 8, "ordinal", torch.linspace(-1, 1, 8)[:, None], torch.linspace(-1, 1, 8))}
+    model = MultimodalTransformer(specs, d_model=8, nhead=2, num_layers=1)
+    model.mask_token.requires_grad_(False)
+    made = make_optimizers(model, optimizer, lr=0.1, weight_decay=0.3)
+    groups = [(o, group) for o in made for group in o.param_groups]
+    seen = [id(p) for _, group in groups for p in group["params"]]
+    assert sorted(seen) == sorted(id(p) for p in model.parameters() if p.requires_grad)
+    for _, group in groups:
+        assert all((p.ndim >= 2) == (group["weight_decay"] == 0.3) for p in group["params"])
+    by_muon = {id(p) for o, group in groups if isinstance(o, Muon) for p in group["params"]}
+    assert by_muon == ({id(p) for p in model.hidden_matrices()} if optimizer == "muon" else set())

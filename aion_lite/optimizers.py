@@ -1,21 +1,65 @@
-"""Muon for many matrices at once: the update of torch.optim.Muon, computed in stacks of one shape.
+"""Which optimizer moves which parameter, and how fast: Muon for hidden matrices, AdamW for the rest.
 
-A transformer's blocks hold many matrices of few shapes. Taken one by one, the dozen small products of each
-cost more to launch than to compute; stacked, they are a dozen large ones. Imports torch alone.
+Imports torch alone; knows nothing of models and data.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+
+def make_optimizers(
+    module: nn.Module, optimizer: str, lr: float | Tensor, weight_decay: float
+) -> list[torch.optim.Optimizer]:
+    """Muon for the hidden matrices and AdamW for the rest, or AdamW alone; only matrices decay."""
+    if optimizer not in ("muon", "adamw"):
+        raise ValueError(f"optimizer must be 'muon' or 'adamw', got {optimizer!r}.")
+    hidden = getattr(module, "hidden_matrices", list)() if optimizer == "muon" else []
+    hidden = [p for p in hidden if p.requires_grad]
+    chosen = {id(p) for p in hidden}
+    rest = [p for p in module.parameters() if p.requires_grad and id(p) not in chosen]
+    groups = [
+        {"params": [p for p in rest if p.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    on_gpu = isinstance(lr, Tensor)
+    groups = [g for g in groups if g["params"]]
+    how = {"lr": lr, "betas": (0.9, 0.95), "fused": on_gpu or None, "capturable": on_gpu}
+    out: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, **how)] if groups else []
+    if hidden:
+        out.append(Muon(hidden, lr=lr, weight_decay=weight_decay))
+    return out
+
+
+def lr_share(step: int, steps: int, warmup: float) -> float:
+    """Share of the peak rate: linear to 1 over ``warmup * steps`` steps, then half a cosine to 0."""
+    rise = max(1, round(warmup * steps))
+    if step < rise:
+        return (step + 1) / rise
+    return 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
+
+
+def set_rate(optimizers: Sequence[torch.optim.Optimizer], rate: float | Tensor, now: float) -> None:
+    """On a GPU the rate lies in one tensor, where a recorded step reads it."""
+    if isinstance(rate, Tensor):
+        rate.fill_(now)
+    for opt in optimizers:
+        for group in opt.param_groups:  # always anew: a checkpoint brings its own
+            group["lr"] = rate if isinstance(rate, Tensor) else now
+
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the quintic step; Jordan et al. 2024
 
 
 class Muon(torch.optim.Optimizer):
     """Momentum, made orthogonal, as an update of matrices (Jordan et al. 2024, "Muon").
+
+    A transformer's blocks hold many matrices of few shapes. One by one, the dozen small products of each cost
+    more to launch than to compute; stacked, they are a dozen large ones.
 
     Each update is scaled by 0.2 sqrt(max(rows, columns)) to the size of AdamW's (Liu et al. 2025,
     arXiv:2502.16982, eq. 4), so rates and weight decays of AdamW carry over. Equal to torch.optim.Muon with
