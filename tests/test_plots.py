@@ -67,3 +67,19 @@ def test_pictures_stand_in_rows_under_their_names(ax):
     assert sheet.shape == (2 * 4, 2 * 5, 3)
     assert (sheet[:3, 5:9] == 0.5).all() and (sheet[4:7, :4] == [1, 0, 0]).all()
     assert [t.get_text() for t in ax.get_yticklabels()] == ["grey", "red"]
+
+
+def test_roles_are_coloured_and_modalities_named_under_their_places(ax):
+    roles = [[0, 1, 2], [3, 2, 1]]
+    plots.token_roles(ax, roles, {"image": 2, "class": 1})
+    sheet = ax.images[0].get_array()
+    assert sheet.shape == (2, 3, 3) and (sheet[0, 1] == sheet[1, 2]).all() and (sheet[1, 0] == 1).all()
+    assert [(t.get_text(), x) for t, x in zip(ax.get_xticklabels(), ax.get_xticks(), strict=True)] == [
+        ("image", 0.5), ("class", 2.0)
+    ]  # fmt: skip
+    assert [t.get_text() for t in ax.get_legend().get_texts()] == list(plots.ROLES)
+
+
+def test_roles_of_other_places_are_refused(ax):
+    with pytest.raises(ValueError, match=r"Roles must be \(B, 4\)"):
+        plots.token_roles(ax, [[0, 1, 2]], {"image": 3, "class": 1})
