@@ -81,7 +81,8 @@ def scores_by_inputs(ax: Axes, scores: Mapping[str, Mapping[str, Sequence[float]
     for m, (method, by_inputs) in enumerate(scores.items()):
         names = list(by_inputs)[::-1]
         mean, low, high = np.array([seed_interval(by_inputs[name]) for name in names]).T
-        rows = np.arange(len(names)) + 0.15 * (1 - 2 * m)
+        step = min(0.3, 0.75 / len(scores))
+        rows = np.arange(len(names)) + step * ((len(scores) - 1) / 2 - m)
         marks = ax.plot(mean, rows, "os^D"[m % 4], label=method)[0]
         if np.isfinite(low).all():
             ax.hlines(rows, low, high, color=marks.get_color(), linewidth=3, alpha=0.5)

@@ -59,6 +59,15 @@ def test_rows_are_named_top_down_and_methods_side_by_side(ax):
     np.testing.assert_allclose(ax.lines[1].get_xdata(), [0.4, 0.2])
 
 
+@pytest.mark.parametrize("num_methods", [1, 2, 3, 4, 6])
+def test_marks_lie_about_their_own_row_and_clear_of_the_next(num_methods):
+    ax = plt.figure().add_subplot()
+    plots.scores_by_inputs(ax, {f"m{i}": {"a": [0.1], "b": [0.2]} for i in range(num_methods)}, "score")
+    rows = np.array([line.get_ydata() for line in ax.lines])
+    np.testing.assert_allclose(rows.mean(0), [0, 1], atol=1e-12)
+    assert rows[:, 0].max() < 0.5 < rows[:, 1].min()
+
+
 def test_pictures_stand_in_rows_under_their_names(ax):
     grey, red = np.full((2, 1, 3, 4), 0.5), np.zeros((2, 3, 3, 4))
     red[:, 0] = 1.5  # beyond the range: shown as 1
