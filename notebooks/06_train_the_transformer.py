@@ -507,7 +507,7 @@ def part_of(batch, names):
 
 rows, checked = {}, importlib.util.find_spec("aion") is not None
 for names in (["image", "shape", "class"], ["image", "class"], ["shape"]):
-    some = part_of(tokens[:256], names)
+    some = part_of(tokens[:64], names)
     with torch.no_grad():
         *given, losses = cross_entropies(
             plain_model, some, generator.manual_seed(seed)
