@@ -1118,14 +1118,14 @@ else:
 # - A model meets gaps well if it has trained on them.
 
 # %%
-worst = run[run.task == "redshift from r"].set_index("method").error
+worst = run[run.task == "redshift from r"]
 summary = (
     f"{len(records)} scores over {run.seed.nunique()} seed(s); clothes, "
     f"{steps} steps: class accuracy {first['accuracy_image']:.3f} from the image, "
     f"{first['accuracy_shape']:.3f} from the table"
 )
 if len(worst):
-    errors = worst.groupby(level=0).mean()
+    errors = worst.groupby("method").error.mean()
     summary += (
         f"; redshift from r, rms error: masked {errors['masked']:.4f}, "
         f"never missing {errors['never missing']:.4f}"
