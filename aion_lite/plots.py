@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
+from matplotlib.patches import Patch
 
 from aion_lite.evaluation import coverage, seed_interval
 
@@ -79,7 +81,8 @@ def scores_by_inputs(ax: Axes, scores: Mapping[str, Mapping[str, Sequence[float]
     for m, (method, by_inputs) in enumerate(scores.items()):
         names = list(by_inputs)[::-1]
         mean, low, high = np.array([seed_interval(by_inputs[name]) for name in names]).T
-        rows = np.arange(len(names)) + 0.15 * (1 - 2 * m)
+        step = min(0.3, 0.75 / len(scores))
+        rows = np.arange(len(names)) + step * ((len(scores) - 1) / 2 - m)
         marks = ax.plot(mean, rows, "os^D"[m % 4], label=method)[0]
         if np.isfinite(low).all():
             ax.hlines(rows, low, high, color=marks.get_color(), linewidth=3, alpha=0.5)
@@ -107,4 +110,39 @@ def image_rows(ax: Axes, rows: Mapping[str, Any], gap: int = 2) -> Axes:
     ax.tick_params(length=0)
     ax.grid(False)
     ax.spines[:].set_visible(False)
+    return ax
+
+
+ROLES = ("left out", "enters", "asked", "absent")
+
+
+def token_roles(ax: Axes, roles: Any, num_tokens: Mapping[str, int], legend: bool = True) -> Axes:
+    """What becomes of each token: a row a sample, a column a token place, places in groups by modality.
+
+    ``roles``: (B, T) integers, places in ``ROLES``; ``num_tokens``: modality -> how many of the T it has.
+    """
+    roles, colours = np.asarray(roles), ["0.88", "C0", "C1", "white"]
+    ends = np.cumsum(list(num_tokens.values()))
+    if roles.ndim != 2 or roles.shape[1] != ends[-1]:
+        raise ValueError(f"Roles must be (B, {ends[-1]}) for {dict(num_tokens)}, got {roles.shape}.")
+    shades = np.array([to_rgb(colour) for colour in colours])
+    ax.imshow(shades[roles], aspect="auto", interpolation="nearest")
+    for row, place in np.argwhere(roles == ROLES.index("absent")):
+        ax.plot(place, row, "x", color="0.6", markersize=3, markeredgewidth=1)
+    ax.set_xticks(np.arange(1, roles.shape[1]) - 0.5, minor=True)
+    ax.set_yticks(np.arange(1, len(roles)) - 0.5, minor=True)
+    ax.grid(False)
+    ax.grid(which="minor", color="white", linewidth=1)
+    ax.tick_params(which="both", length=0)
+    for end in ends[:-1]:
+        ax.axvline(end - 0.5, color="k", linewidth=1.5)
+    ax.set_xticks(ends - (np.array(list(num_tokens.values())) + 1) / 2, list(num_tokens))
+    ax.set(yticks=[], ylabel="samples")
+    if legend:
+        present = [i for i in range(len(ROLES)) if (roles == i).any()]
+        marks = [
+            Patch(facecolor=colours[i], edgecolor="0.6", hatch="xx" * (i == 3), label=ROLES[i])
+            for i in present
+        ]
+        ax.legend(handles=marks, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(marks))
     return ax

@@ -50,7 +50,7 @@ def tidy(nb):
             {k: v for k, v in cell.metadata.items() if k in ("tags", "mystnb") and v}
         )
         if cell.cell_type == "code":
-            cell.outputs = small(merged(cell.outputs))
+            cell.outputs = small(still(merged(cell.outputs)))
     nb.nbformat, nb.nbformat_minor = 4, 5
     nbformat.validate(nb)
     return nb
@@ -66,6 +66,13 @@ def small(outputs: list) -> list:
             picture.quantize(128, dither=Image.Dither.NONE).save(file, "png", optimize=True)
             output["data"]["image/png"] = base64.b64encode(file.getvalue()).decode()
     return outputs
+
+
+def still(outputs: list) -> list:
+    """Without views of widgets, which are dead without their state; the picture beside one stays."""
+    for output in outputs:
+        output.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None)
+    return [output for output in outputs if output.output_type != "display_data" or output.data]
 
 
 def merged(outputs: list) -> list:

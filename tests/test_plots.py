@@ -59,6 +59,15 @@ def test_rows_are_named_top_down_and_methods_side_by_side(ax):
     np.testing.assert_allclose(ax.lines[1].get_xdata(), [0.4, 0.2])
 
 
+@pytest.mark.parametrize("num_methods", [1, 2, 3, 4, 6])
+def test_marks_lie_about_their_own_row_and_clear_of_the_next(num_methods):
+    ax = plt.figure().add_subplot()
+    plots.scores_by_inputs(ax, {f"m{i}": {"a": [0.1], "b": [0.2]} for i in range(num_methods)}, "score")
+    rows = np.array([line.get_ydata() for line in ax.lines])
+    np.testing.assert_allclose(rows.mean(0), [0, 1], atol=1e-12)
+    assert rows[:, 0].max() < 0.5 < rows[:, 1].min()
+
+
 def test_pictures_stand_in_rows_under_their_names(ax):
     grey, red = np.full((2, 1, 3, 4), 0.5), np.zeros((2, 3, 3, 4))
     red[:, 0] = 1.5  # beyond the range: shown as 1
@@ -67,3 +76,19 @@ def test_pictures_stand_in_rows_under_their_names(ax):
     assert sheet.shape == (2 * 4, 2 * 5, 3)
     assert (sheet[:3, 5:9] == 0.5).all() and (sheet[4:7, :4] == [1, 0, 0]).all()
     assert [t.get_text() for t in ax.get_yticklabels()] == ["grey", "red"]
+
+
+def test_roles_are_coloured_and_modalities_named_under_their_places(ax):
+    roles = [[0, 1, 2], [3, 2, 1]]
+    plots.token_roles(ax, roles, {"image": 2, "class": 1})
+    sheet = ax.images[0].get_array()
+    assert sheet.shape == (2, 3, 3) and (sheet[0, 1] == sheet[1, 2]).all() and (sheet[1, 0] == 1).all()
+    assert [(t.get_text(), x) for t, x in zip(ax.get_xticklabels(), ax.get_xticks(), strict=True)] == [
+        ("image", 0.5), ("class", 2.0)
+    ]  # fmt: skip
+    assert [t.get_text() for t in ax.get_legend().get_texts()] == list(plots.ROLES)
+
+
+def test_roles_of_other_places_are_refused(ax):
+    with pytest.raises(ValueError, match=r"Roles must be \(B, 4\)"):
+        plots.token_roles(ax, [[0, 1, 2]], {"image": 3, "class": 1})

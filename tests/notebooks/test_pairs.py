@@ -12,6 +12,7 @@ import nbformat
 import pytest
 from check_notebooks import FOLDER, check_folder, check_pair
 from make_notebooks import main as make_notebooks
+from make_notebooks import still
 
 ROOT = FOLDER.parent
 PAIRS = sorted(FOLDER.glob("[0-9][0-9]_*.py"))
@@ -194,3 +195,10 @@ def test_making_is_repeatable_and_a_failure_leaves_the_old_half(pair, capsys):
     assert sorted(path.name for path in pair.parent.iterdir()) == ["01_draw_line.ipynb", "01_draw_line.py"]
 
     assert make_notebooks(["02_nosuch", "--folder", str(pair.parent)]) == 2
+
+
+def test_a_widget_leaves_its_picture_and_a_bare_one_nothing():
+    view = {"application/vnd.jupyter.widget-view+json": {"model_id": "a"}}
+    outputs = [output("display_data", data=dict(view) | more) for more in ({"image/png": "p"}, {})]
+    outputs += [output("stream", text="said")]
+    assert [o.get("data", o.get("text")) for o in still(outputs)] == [{"image/png": "p"}, "said"]

@@ -23,6 +23,10 @@ SECOND_RUN = {
         {"seed": 1, "sizes": [60], "steps": 30},
         lambda results: frozen_probes(results)["pretrained"] > 0.45,
     ),
+    "06_train_the_transformer": (
+        {"seed": 1, "num_train": 1000, "steps": 80},
+        lambda results: errors_of_redshift(results, "ugriz + JHK")["masked"] < 0.04,
+    ),
 }
 
 
@@ -50,6 +54,11 @@ def image_r2(results: dict) -> float:
 def frozen_probes(results: dict) -> dict[str, float]:
     """Accuracy of the probe on the features of each frozen codec."""
     return {r["method"]: r["accuracy"] for r in results["records"] if r["task"] == "feature probe"}
+
+
+def errors_of_redshift(results: dict, given: str) -> dict[str, float]:
+    """Root mean square error by method, from these bands."""
+    return {r["method"]: r["error"] for r in results["records"] if r["task"] == f"redshift from {given}"}
 
 
 NOTEBOOKS = sorted(path.stem for path in FOLDER.glob("[0-9][0-9]_*.py"))
