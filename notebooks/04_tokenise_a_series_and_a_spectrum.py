@@ -621,7 +621,7 @@ for mistake, make in MISTAKES.items():
 # ## How many does a codec need?
 #
 # A common rule of thumb, and the one this book set out from, asks for 1,000 sequences at least, calls 10,000 good and 100,000 better.
-# The watch has 3,046 windows and the supernovae are 5,190 spectra, so beyond these only simulated data can tell: the absorbers above, and swings of an arm, six numbers each, as a watch would see them.
+# Both real sets end before the second of these lines, so beyond it only simulated data can tell: the absorbers above, and swings of an arm, six numbers each, as a watch would see them.
 #
 # The full profile trains the same codec on all four, from 100 samples on; the fast one repeats the two trainings from above on few.
 # Codecs for more than 1,000 samples get more steps than the others.
