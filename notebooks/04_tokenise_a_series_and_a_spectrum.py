@@ -354,7 +354,7 @@ absent = {k: 1 - here.float().mean().item() for k, (_, here, _) in kept.items()}
 table = pd.DataFrame(gap_table).T.assign(**{"share absent": absent})
 table.rename_axis("gaps").round(3)
 
-# %% mystnb={"figure": {"caption": "One test window with three kinds of gaps. Points: what the codec is given. Shaded: stretches whose token is absent; what is decoded there is no measurement, and is not drawn.", "name": "fig-04-gaps"}, "image": {"alt": "Three panels of one window over three seconds. First: points at irregular times, one step in three, with the decoded line near them. Second: the decoded line is interrupted by a shaded band of about a second. Third: the acceleration is drawn although the rotation was not given; the line follows the points."}}
+# %% mystnb={"figure": {"caption": "One test window with three kinds of gaps. Points: what the codec is given. Shaded: stretches whose token is absent; what is decoded there is no measurement, and is not drawn.", "name": "fig-04-gaps"}, "image": {"alt": "Three panels of one window over three seconds. First: points at irregular times, one step in three, with the decoded line near them, broken by a narrow shaded band where a stretch has none. Second: the decoded line is interrupted by a shaded band of about a second. Third: the acceleration is drawn although the rotation was not given; the line follows the points."}}
 which = int((others.values["exercise"] == 1).nonzero()[8, 0])
 fig, axes = plt.subplots(1, 3, figsize=(7.2, 2.9), sharey=True)
 for ax, kind in zip(axes, KINDS[1:], strict=True):
@@ -826,6 +826,7 @@ for ax, (task, title) in zip(axes.flat, TITLES.items(), strict=True):
     found = found if len(found) else run[run.task == task]
     found = found.assign(missed=1 - found.r2)
     ax.set_title(title + "\n")
+    ax.tick_params(labelsize=9)
     if not len(found):
         ax.text(
             0.5, 0.5, "not in this run", transform=ax.transAxes, ha="center"
@@ -837,7 +838,7 @@ for ax, (task, title) in zip(axes.flat, TITLES.items(), strict=True):
     plots.learning_curves(ax, found, "missed", labels)
     ax.set(yscale="log", xlim=(70, 150_000), xlabel="")
     ticks = [100, 1000, 10_000, 100_000]
-    ax.set_xticks(ticks, [f"{tick:,}" for tick in ticks], fontsize=9)
+    ax.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
     low, high = found.missed.min(), found.missed.max()
     ax.set_ylim(0.8 * low, 1.2 * high)
     marks = [
