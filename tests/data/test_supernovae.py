@@ -11,7 +11,7 @@ from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 
 from aion_lite.data import fetch
-from aion_lite.data.supernovae import coverage, load_supernovae
+from aion_lite.data.supernovae import copy_supernovae, coverage, load_supernovae
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +49,17 @@ def test_counts_of_the_source(everything):
     grid = np.array(everything.modalities["spectrum"].wavelength)
     assert grid[[0, -1]] == pytest.approx([2502, 9993], abs=1)
     assert np.diff(np.log(grid)) == pytest.approx(np.log(4) / 1024, rel=1e-3)  # 2,500 to 10,000 in 1,024
+
+
+def test_a_copy_holds_the_same(supernovae, wheel, tmp_path):
+    path = copy_supernovae(tmp_path / "copy", wheel.parent)
+    again = load_supernovae(folder=path.parent)
+    assert again.modalities == supernovae.modalities and (again.ids == supernovae.ids).all()
+    for name in supernovae.modalities:
+        assert (again.values[name] == supernovae.values[name]).all()
+        assert (again.present[name] == supernovae.present[name]).all()
+    assert all((again.info[name] == column).all() for name, column in supernovae.info.items())
+    assert path.stat().st_size < wheel.stat().st_size / 5
 
 
 def test_what_is_left_in_the_window(supernovae):

@@ -19,6 +19,10 @@ SECOND_RUN = {
         {"seed": 1, "num_train": 600, "steps": 120},
         lambda results: image_r2(results) > 0.8,
     ),
+    "04_tokenise_a_series_and_a_spectrum": (
+        {"seed": 1, "num_train": 600, "steps": 120},
+        lambda results: min(r["r2"] for r in codec_scores(results, 600)) > 0.5,
+    ),
     "05_start_from_pretrained": (
         {"seed": 1, "sizes": [60], "steps": 30},
         lambda results: frozen_probes(results)["pretrained"] > 0.45,
@@ -49,6 +53,13 @@ def image_r2(results: dict) -> float:
     """Of the first codec on the test pictures."""
     key = ("first codec", "ImageCodec", 600)
     return next(r["r2"] for r in results["records"] if (r["task"], r["method"], r["n"]) == key)
+
+
+def codec_scores(results: dict, n: int) -> list[dict]:
+    """Of the series and the spectrum codec."""
+    found = [r for r in results["records"] if (r["method"], r["n"]) == ("codec", n)]
+    assert {r["task"] for r in found} == {"watch", "absorbers"}
+    return found
 
 
 def frozen_probes(results: dict) -> dict[str, float]:
