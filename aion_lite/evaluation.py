@@ -162,23 +162,40 @@ def read_results(path: str | Path):
 
 
 def merge_results(paths: Sequence[str | Path], out: str | Path) -> Path:
-    """One file from runs of one experiment that were split over seeds or methods.
+    """One file from runs of one notebook that were split over seeds, methods or tasks.
 
-    Records that two runs share (the same task, method, n and seed) are kept once; runs on different devices,
-    versions or commits are refused with a ValueError.
+    Records that two runs share (the same task, method, n and seed) are kept once, the first run's. All runs
+    of a task, which a page compares with each other, must be of one device, version and commit, else
+    ValueError; where tasks differ in these, ``made_by`` has them by task, and the file's own are the first's.
     """
     runs = [json.loads(Path(path).read_text()) for path in paths]
-    made_by = [{k: run[k] for k in ("device", "torch", "commit")} for run in runs]
-    if any(made != made_by[0] for made in made_by):
-        raise ValueError(f"These runs were not made alike and can't be merged: {made_by}.")
     key = ("task", "method", "n", "seed")
-    records = {tuple(r.get(k) for k in key): r for run in runs for r in run["records"]}
+    records, made_by = {}, {}
+    for run in runs:
+        made = {k: run[k] for k in ("device", "torch", "commit")}
+        for record in run["records"]:
+            if tuple(record.get(k) for k in key) not in records:
+                records[tuple(record.get(k) for k in key)] = record
+                if made_by.setdefault(record["task"], made) != made:
+                    raise ValueError(
+                        f"These runs of {record['task']!r} were not made alike and can't be merged: "
+                        f"{made_by[record['task']]} and {made}."
+                    )
     merged = dict(runs[0])
     merged["summary"] = f"merged from {len(runs)} runs"
     merged["parameters"] = [run["parameters"] for run in runs]
     merged["seconds"] = sum(run["seconds"] for run in runs)
+    if any(made != next(iter(made_by.values())) for made in made_by.values()):
+        merged["made_by"] = made_by
     merged["records"] = sorted(records.values(), key=lambda r: tuple(str(r.get(k)).zfill(6) for k in key))
     return _write(out, merged)
+
+
+def made_on(settings: Mapping[str, Any]) -> str:
+    """Device and commit of a results file, for a line on a page."""
+    made = settings.get("made_by", {"": settings}).values()
+    commits = list(dict.fromkeys(m["commit"][:7] for m in made))
+    return f"{settings['device']}, commit{'s' if len(commits) > 1 else ''} {', '.join(commits)}"
 
 
 def _write(path: str | Path, content: dict[str, Any]) -> Path:

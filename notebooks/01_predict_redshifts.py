@@ -554,7 +554,7 @@ else:
     settings, stored = evaluation.read_results(
         "results/01_predict_redshifts.json"
     )
-    made_on = f"{settings['device']}, commit {settings['commit'][:7]}"
+    made_on = evaluation.made_on(settings)
 redshift = stored[stored.task == "redshift from ugriz"]
 ax = plots.learning_curves(plt.subplots()[1], redshift, "sigma_nmad", LABELS)
 ax.set(

@@ -637,7 +637,7 @@ path = Path("results/02_tokenise_a_scalar.json")
 stored, made_on = run, "this machine, in this run"
 if not FULL and path.exists():
     settings, stored = evaluation.read_results(path)
-    made_on = f"{settings['device']}, commit {settings['commit'][:7]}"
+    made_on = evaluation.made_on(settings)
 stored["log error"] = np.log10(stored.error.clip(lower=1e-9))
 print(
     f"{stored.seed.nunique()} seeds, {stored.n.max():,} samples at most;"

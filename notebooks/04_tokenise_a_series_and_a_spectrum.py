@@ -806,7 +806,7 @@ if FULL or not where.exists():
     stored, made_by = run, "this run, made with the parameters above"
 else:
     settings, stored = evaluation.read_results(where)
-    made_by = f"the stored full run ({settings['device']}, commit {settings['commit'][:7]})"
+    made_by = f"the stored full run ({evaluation.made_on(settings)})"
 print("The figure and tables below show", made_by + ".")
 
 

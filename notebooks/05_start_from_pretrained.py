@@ -324,7 +324,6 @@ def probe(x, y, x_new, y_new) -> float:
         model,
         {"logisticregression__C": [0.001, 0.01, 0.1]},
         cv=StratifiedKFold(3, shuffle=True, random_state=0),
-        n_jobs=3 if FULL else None,
     )
     with threadpool_limits(1, "blas"):
         return float(search.fit(x, y).score(x_new, y_new))
@@ -557,10 +556,7 @@ if FULL or not where.exists():
     stored, made_by = run, "this run, made with the parameters above"
 else:
     settings, stored = evaluation.read_results(where)
-    made_by = (
-        f"the stored full run ({settings['device']}, commit "
-        f"{settings['commit'][:7]})"
-    )
+    made_by = f"the stored full run ({evaluation.made_on(settings)})"
 print(f"The figures and tables below show {made_by},")
 print(f"{stored.seed.nunique()} seed(s).")
 

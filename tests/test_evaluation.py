@@ -68,8 +68,8 @@ def test_scores_refuse_what_they_cannot_score(bad):
         evaluation.r2(*bad)
 
 
-def write(path, seed, **over):
-    record = {"task": "t", "method": "m", "n": 10, "seed": seed, "r2": 0.1 * seed}
+def write(path, seed, task="t", **over):
+    record = {"task": task, "method": "m", "n": 10, "seed": seed, "r2": 0.1 * seed}
     evaluation.write_results(path, "line", [record], parameters={"seed": seed}, seconds=1.0)
     if over:
         path.write_text(json.dumps({**json.loads(path.read_text()), **over}))
@@ -93,6 +93,20 @@ def test_runs_split_over_seeds_merge_and_shared_records_count_once(tmp_path):
         evaluation.merge_results(
             [paths[0], write(tmp_path / "x.json", 2, commit="other")], tmp_path / "all.json"
         )
+
+
+def test_tasks_may_be_of_other_commits_and_the_file_says_so(tmp_path):
+    paths = [
+        write(tmp_path / "0.json", 0),
+        write(tmp_path / "1.json", 0, commit="other", task="another task"),
+    ]
+    settings, records = evaluation.read_results(evaluation.merge_results(paths, tmp_path / "all.json"))
+    assert len(records) == 2
+    made_by = {task: made["commit"] for task, made in settings["made_by"].items()}
+    assert made_by["another task"] == "other" and len(set(made_by.values())) == 2
+    one, device = json.loads(paths[0].read_text()), settings["device"]
+    assert evaluation.made_on(one) == f"{device}, commit {one['commit'][:7]}"
+    assert evaluation.made_on(settings) == f"{device}, commits {one['commit'][:7]}, other"
 
 
 def test_r2_of_truths_that_do_not_differ_is_refused():
