@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ class SyntheticDataGenerator:
 
     Args:
         num_samples: number of patients.
-        seed: of everything; a longer data set of the same seed begins with the shorter one.
+        seed: of everything; a longer data set of the same seed begins with the shorter one, up to rounding.
         image_size: height and width of the xray, pixels.
         noise: factor on the white noise of xray and ecg, above 0.
         rho: 0 to 1, the strength of every link between modalities; 0 makes all independent.
@@ -123,15 +124,21 @@ class SyntheticDataGenerator:
         if folder.exists() or part.exists():
             raise FileExistsError(f"{folder} or {part.name} is there already: name another folder.")
         part.mkdir(parents=True)
-        files: dict[str, Any] = {}
-        for i, block in enumerate(self._blocks()):
-            for kind, arrays in zip(("values", "present", "info"), block, strict=True):
-                for name, array in arrays.items():
-                    key = f"{kind}.{name}"
-                    if key not in files:
-                        shape = (self.num_samples, *array.shape[1:])
-                        files[key] = np.lib.format.open_memmap(part / f"{key}.npy", "w+", array.dtype, shape)
-                    files[key][i * BLOCK : i * BLOCK + len(array)] = array
+        with ExitStack() as stack:
+            files: dict[str, Any] = {}
+            for block in self._blocks():
+                for kind, arrays in zip(("values", "present", "info"), block, strict=True):
+                    for name, array in arrays.items():
+                        file = part / f"{kind}.{name}.npy"
+                        if file not in files:
+                            files[file] = stack.enter_context(open(file, "wb"))
+                            header = np.lib.format.header_data_from_array_1_0(array)
+                            header |= {
+                                "shape": (self.num_samples, *array.shape[1:]),
+                                "fortran_order": False,
+                            }
+                            np.lib.format.write_array_header_1_0(files[file], header)
+                        np.ascontiguousarray(array).tofile(files[file])
         (part / "settings.json").write_text(json.dumps(self.settings))
         return part.rename(folder)
 

@@ -265,15 +265,15 @@ class BayesLimit:
         weights = special.softmax(log_s, axis=1)
         if target == "severity":
             return Predictive(weights, np.zeros(evidence.num), nodes, STEP, uniform=True)
+        width = np.sqrt(normal.variance + (normal.slope * step) ** 2 / 12)
         if target == "heart_rate" and "ecg" in given:
             expected = offset[:, None] if "severity" in given else offset[:1] + normal.slope * nodes
-            prior = stats.norm.pdf(RATES, expected[..., None], np.sqrt(normal.variance))
+            prior = stats.norm.pdf(RATES, expected[..., None], width)
             prior = prior[:, 0] if "severity" in given else weights @ prior  # (B, H)
             log_h = np.log(prior + 1e-300) + self._own_or_stranger(
                 evidence.ecg, self._any_rate, _bins(RATES[:, None], RATE_SD)
             )
             return Predictive(special.softmax(log_h, 1), np.zeros(evidence.num), RATES, 0.25, uniform=True)
-        width = np.sqrt(normal.variance + (normal.slope * step) ** 2 / 12)
         return Predictive(weights, offset, normal.slope * nodes, width)
 
     def _own_or_stranger(

@@ -1,7 +1,7 @@
 """How likely an xray is at each severity, and an ecg at each rate, under the law of the synthetic patients.
 
 Exact: the sums run over every lesion, rate and phase that can be drawn; what is normal (body, noise, gain,
-wander) is integrated out in closed form. float32; about one millisecond an image and three an ecg on a core.
+wander) is integrated out in closed form. Covariances are inverted in float64, sums run in float32; about one millisecond an image and three an ecg on a core.
 
 Shapes: B patients, S severities, Q lesions (width and place), J rates, P phases, K body modes, M wanders.
 """
@@ -35,7 +35,7 @@ class Likelihoods:
     def __init__(self, law: PatientLaw):
         self.law = law
         self._chest, self._modes, self._profiles, self._slow = (
-            torch.from_numpy(a).float() for a in (law.chest, law.modes, law.profiles, law.slow)
+            torch.from_numpy(a) for a in (law.chest, law.modes, law.profiles, law.slow)
         )
         self._places = torch.from_numpy(law.places)
 
@@ -46,7 +46,7 @@ class Likelihoods:
         lesion is m u - m**2 q / 2 with u = T' C^-1 (x - chest), a matched filter, and q = T' C^-1 T.
         """
         m = torch.from_numpy(LESION_ATTENUATION * NODES).float()[:, None]
-        loss = -0.5 * m**2 * self._lesion_power  # (S, Q)
+        loss = -0.5 * m**2 * self._lesion_power.float()  # (S, Q)
         out = []
         for part in x.split(64):
             for u in self._filter(
@@ -70,7 +70,7 @@ class Likelihoods:
         spread = 1 + variance * self._beat_power  # (J, P)
         out = []
         for part in x.split(32):
-            spectrum = torch.fft.rfft(self._straighten(part[:, 0]), FFT_LENGTH)[:, bins]  # (B, J, k)
+            spectrum = torch.fft.rfft(self._straighten(part[:, 0].double()).float(), FFT_LENGTH)[:, bins]  # (B, J, k)
             u = torch.cat([spectrum.real, spectrum.imag], -1) @ turn  # (B, J, P): Re(a e^ip conj(spectrum))
             log_l = (variance * u + 1) ** 2 / (2 * variance * spread) - 0.5 * spread.log()
             out.append(log_l.logsumexp(-1))
@@ -89,7 +89,7 @@ class Likelihoods:
     @staticmethod
     def _inverse(modes: np.ndarray, sd: float) -> Tensor:
         modes = modes.reshape(len(modes), -1)
-        return torch.from_numpy(np.linalg.inv(sd**2 * np.eye(len(modes)) + modes @ modes.T)).float()
+        return torch.from_numpy(np.linalg.inv(sd**2 * np.eye(len(modes)) + modes @ modes.T))
 
     def _filter(self, z: Tensor) -> Tensor:
         """T' z of every lesion: (B, H, W) -> (B, Q). A lesion is a row profile times a column profile."""
@@ -109,9 +109,9 @@ class Likelihoods:
         """(J, P) q = W' C^-1 W."""
         phases, power = np.arange(PHASES), []
         for j in RATE_BINS:
-            beats = torch.from_numpy(self.law.beats(np.full(PHASES, j), phases)).float()
+            beats = torch.from_numpy(self.law.beats(np.full(PHASES, j), phases)).double()
             power.append((beats * self._straighten(beats)).sum(1))
-        return torch.stack(power)
+        return torch.stack(power).float()
 
 
 def check_signals(law: PatientLaw, xray: Tensor | None = None, ecg: Tensor | None = None) -> None:
