@@ -131,13 +131,13 @@ def share_of_limit(
     """(mean, low, high) over seeds of score / limit: 1 is all that the data's law lets any model reach.
 
     ``scores``: one a seed, of a score that is 0 without skill (R2; AUROC less one half). ``limit``: the best
-    that can be expected (``data.synthetic_limit``), one for all or one a seed. A lucky test set may exceed it.
+    that can be expected (``data.BayesLimit``), one for all or one a seed. A lucky test set may exceed it.
     """
     scores, limit = np.asarray(scores, float), np.asarray(limit, float)
     if limit.shape not in ((), scores.shape) or not (limit > 0).all():
         raise ValueError(
-            f"A share needs limits above 0, one or one a seed, got {limit.tolist()} for {len(scores)} scores: "
-            "where nothing can be known there is nothing to share."
+            f"A share needs limits above 0, one or one a seed, got {limit.tolist()} for {len(scores)} "
+            "scores: where nothing can be known there is nothing to share."
         )
     return seed_interval(scores / limit, level)
 

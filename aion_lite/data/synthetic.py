@@ -1,7 +1,7 @@
 """SyntheticDataGenerator: patients from a known law, in memory or written to disk block by block.
 
-The law is written down in synthetic_law.py, its Bayes limit in synthetic_limit.py. May import the declarations
-and the data set; knows nothing of codecs and models.
+The law is written down in synthetic_law.py, its Bayes limit in synthetic_limit.py. May import the
+declarations and the data set; knows nothing of codecs and models.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ class SyntheticDataGenerator:
         return self.rate / (1 - self.rate) / L.SEVERITY_MEAN if self.missing == "severity" else 0.0
 
     def generate_correlated_data(self) -> MultimodalDataset:
-        """All patients in memory: 20 kB each at 64 pixels. ``info`` holds the nuisances, none of them seen."""
+        """All patients in memory: 20 kB each at 64 pixels. ``info`` holds the nuisances."""
         blocks = list(self._blocks())
         values, present, info = (
             {name: np.concatenate([b[i][name] for b in blocks]) for name in blocks[0][i]} for i in range(3)

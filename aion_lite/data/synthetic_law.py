@@ -9,18 +9,18 @@
     ecg         gain * beat(rate t / 60 + phase) + wander (M) @ slow (M, T) + N(0, 0.2**2) a sample
 
 Nuisances of the xray: the lesion's centre, uniform over a lattice in the lungs; its width, one of three; and
-``body``, independent normals that stand for exposure, thickness, shape and soft tissue. An X-ray film shows the
-log of what passes, so attenuations and exposure add. Finer pixels catch fewer photons: their noise grows with
-the image size, and what the image tells stays the same.
-Nuisances of the ecg: its rate over these ten seconds, N(heart_rate, 1.5**2) rounded to 0.1 a minute; its phase,
-uniform over 64; gain ~ N(1, 0.2**2); wander of the baseline, independent normals.
+``body``, independent normals that stand for exposure, thickness, shape and soft tissue. An X-ray film shows
+the log of what passes, so attenuations and exposure add. Finer pixels catch fewer photons: their noise grows
+with the image size, and what the image tells stays the same.
+Nuisances of the ecg: its rate over these ten seconds, N(heart_rate, 1.5**2) rounded to 0.1 a minute; its
+phase, uniform over 64; gain ~ N(1, 0.2**2); wander of the baseline, independent normals.
 
 ``rho`` scales every link. The coefficients of a and s above are multiplied by it, and the normal noise grows
-so that mean and variance stay. The xray shows the patient's own severity with probability rho and a stranger's
-otherwise; so does the ecg with the heart rate. So each link's correlation is rho times that at rho = 1.
+so that mean and variance stay. The xray shows the patient's own severity with probability rho and that of a
+stranger otherwise; so does the ecg with the heart rate. Each link's correlation is rho times that at rho = 1.
 
-Everything is normal given s, the place and width of the lesion and the rate and phase of the ecg, and those can
-be enumerated: this is what makes the Bayes limit computable (synthetic_limit.py).
+Everything is normal given s, the place and width of the lesion and the rate and phase of the ecg, and those
+can be enumerated: this is what makes the Bayes limit computable (synthetic_limit.py).
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ LUNGS = ((0.52, 0.29, 0.30, 0.14), (0.52, 0.71, 0.30, 0.14))  # centre y, x; rad
 
 LENGTH, RATE = 1000, 100.0  # samples, samples a second
 FFT_LENGTH = 60_000  # bin j is j / 600 Hz = 0.1 j beats a minute
-RATE_BINS = np.arange(400, 1801)  # the rates of an ecg: 40 to 180 a minute
+RATE_BINS = np.arange(300, 1801)  # the rates of an ecg: 30 to 180 a minute
 PHASES = 64
 HARMONICS = 16  # of 180 a minute: 48 Hz, below half the sampling rate
 RATE_SD = 1.5
@@ -132,7 +132,7 @@ class PatientLaw:
 
     @cached_property
     def profiles(self) -> np.ndarray:
-        """(R, 32, H) profile of a lesion of each width around each lattice line; a lesion is an outer product."""
+        """(R, 32, H) profile of a lesion of each width around each lattice line. A lesion is row by column."""
         away = self.grid - (np.arange(32)[:, None] + 0.5) / 32
         return np.exp(-0.5 * (away / LESION_WIDTHS[:, None, None]) ** 2)
 
@@ -167,7 +167,7 @@ class PatientLaw:
         return 0.2 * np.concatenate([np.ones((1, LENGTH)), np.sin(angles), np.cos(angles)])
 
     def beats(self, bins: np.ndarray, phases: np.ndarray) -> np.ndarray:
-        """(B, T) noiseless ecgs of gain 1: rate 0.1 * bins (B,) a minute, phase phases (B,) / 64 of a beat."""
+        """(B, T) ecgs of gain 1, no noise: rates 0.1 * bins (B,) a minute, phases (B,) in 64ths of a beat."""
         steps = bins[:, None] * (CYCLE // FFT_LENGTH) * np.arange(LENGTH)
         return self.beat[(steps + phases[:, None] * (CYCLE // PHASES)) % CYCLE]
 

@@ -21,7 +21,7 @@ from aion_lite.data.synthetic_law import RATE_BINS, RATE_SD, SCALARS, SEVERITY_M
 from aion_lite.data.synthetic_posterior import NODES, STEP, Likelihoods, check_signals
 
 TARGETS = ("age", "severity", "glucose", "cholesterol", "heart_rate")
-RATES = np.arange(40, 180, 0.25) + 0.125  # (H,) grid of heart rates
+RATES = np.arange(30, 180, 0.25) + 0.125  # (H,) grid of heart rates
 PRIOR = np.exp(-(NODES - STEP / 2) / SEVERITY_MEAN) * -np.expm1(-STEP / SEVERITY_MEAN)  # (S,)
 PRIOR[-1] = np.exp(-(NODES[-1] - STEP / 2) / SEVERITY_MEAN)  # and all that are worse
 
@@ -90,7 +90,7 @@ class Prediction(NamedTuple):
 
 
 class Limit(NamedTuple):
-    """The best scores that any model can expect; ``*_error`` is the standard error of a Monte Carlo estimate."""
+    """The best scores that any model can expect; ``*_error``: standard error of a Monte Carlo estimate."""
 
     r2: float
     r2_error: float
@@ -180,9 +180,9 @@ class BayesLimit:
     ) -> Limit:
         """The best R2, log-score and AUROC (of ``target`` > ``threshold``) from patients who lack nothing.
 
-        method: "closed form" (severity is given, or tells nothing), "integration" (only scalars are given) or
-        "Monte Carlo" (always): averages over fresh patients of each one's exact variance and entropy, so no
-        noise of the target's own enters. None takes the first that can be had. The AUROC is always Monte Carlo.
+        method: "closed form" (severity is given), "integration" (only scalars are given) or "Monte Carlo"
+        (always): averages over fresh patients of each one's exact variance and entropy, so that no noise of
+        the target's own enters. None takes the first that can be had. The AUROC is always Monte Carlo.
 
         Raises ValueError on unknown names, and where the method can't be had.
         """
@@ -191,9 +191,7 @@ class BayesLimit:
         xray_tells = "xray" in given and "severity" not in given
         can = ["Monte Carlo"]
         if not ecg_tells and not xray_tells:
-            can = ["integration", *can]
-            if "severity" in given:
-                can = ["closed form", *can]
+            can = ["closed form" if "severity" in given else "integration", *can]
         method = method or can[0]
         if method not in can:
             raise ValueError(f"{target} given {given} can be had by {', '.join(can)}, not by {method!r}.")
@@ -253,10 +251,9 @@ class BayesLimit:
             offset, step = offset + normal.slope * severity, 0.0
         else:
             log_s = np.log(PRIOR) - 0.5 * normal.precision * ((x @ normal.to_severity)[:, None] - NODES) ** 2
-            for name in set(masks) & set(MISSABLE):
-                kept = -self.generator.loss_of_severity * NODES
-                with np.errstate(divide="ignore"):
-                    log_s = log_s + (kept if name in given else np.log(-np.expm1(kept)))
+            loss = self.generator.loss_of_severity
+            for name in set(masks) & set(MISSABLE) if loss else ():
+                log_s = log_s + (-loss * NODES if name in given else np.log(-np.expm1(-loss * NODES)))
             if "xray" in given:
                 log_s = log_s + self._own_or_stranger(evidence.xray, PRIOR)
             if "ecg" in given and not {target, *given} & {"heart_rate"}:
@@ -279,7 +276,7 @@ class BayesLimit:
     def _own_or_stranger(
         self, log_likelihood: np.ndarray, anyone: np.ndarray, of_own: np.ndarray | None = None
     ) -> np.ndarray:
-        """(B, J) over what a signal shows -> (B, S) over the patient's own: log(rho own + (1 - rho) stranger's).
+        """(B, J) over what is shown -> (B, S) over the patient's own: log(rho own + (1 - rho) stranger's).
 
         ``anyone`` (J,): how often it is shown; ``of_own`` (S, J): how often given the patient's own.
         """
@@ -338,7 +335,7 @@ class BayesLimit:
 
 
 def _bins(mean: np.ndarray, sd: float) -> np.ndarray:
-    """(..., J) probability of each rate bin of an ecg whose rate is normal; the last ones take what is beyond."""
+    """(..., J) probability of each rate bin where the rate is normal; the last ones take what is beyond."""
     edges = (RATE_BINS[:-1] + 0.5) / 10
     below = special.ndtr((edges - mean) / sd)
     zero = np.zeros_like(below[..., :1])

@@ -198,7 +198,7 @@ def test_no_linear_reading_of_pixels_comes_near(patients):
 
 
 def test_in_the_seeds_law_the_mean_pixel_tells_nearly_all():
-    """There an xray can tell severity where it is above 0.5, else only that it isn't: R2 of glucose is 0.5."""
+    """There an xray tells severity where it is above 0.5, else only that it isn't: R2 of glucose is 0.5."""
     var_glucose = 50**2 / 12 + (0.5 * 15) ** 2 + 10**2
     limit = 50**2 * (1 / 12 - 0.5 * 0.5**2 / 12) / var_glucose
     assert limit == pytest.approx(0.5)
