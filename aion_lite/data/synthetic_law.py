@@ -132,7 +132,7 @@ class PatientLaw:
 
     @cached_property
     def profiles(self) -> np.ndarray:
-        """(R, 32, H) profile of a lesion of each width around each lattice line. A lesion is row by column."""
+        """(R, 32, H) profile of a lesion of each width at each lattice line; a lesion is row * column."""
         away = self.grid - (np.arange(32)[:, None] + 0.5) / 32
         return np.exp(-0.5 * (away / LESION_WIDTHS[:, None, None]) ** 2)
 

@@ -16,6 +16,7 @@ import torch
 from scipy import special, stats
 
 from aion_lite.data.dataset import MultimodalDataset
+from aion_lite.data.predictive import Predictive, expected_auroc
 from aion_lite.data.synthetic import MISSABLE, SyntheticDataGenerator
 from aion_lite.data.synthetic_law import RATE_BINS, RATE_SD, SCALARS, SEVERITY_MEAN
 from aion_lite.data.synthetic_posterior import NODES, STEP, Likelihoods, check_signals
@@ -24,59 +25,6 @@ TARGETS = ("age", "severity", "glucose", "cholesterol", "heart_rate")
 RATES = np.arange(30, 180, 0.25) + 0.125  # (H,) grid of heart rates
 PRIOR = np.exp(-(NODES - STEP / 2) / SEVERITY_MEAN) * -np.expm1(-STEP / SEVERITY_MEAN)  # (S,)
 PRIOR[-1] = np.exp(-(NODES[-1] - STEP / 2) / SEVERITY_MEAN)  # and all that are worse
-
-
-@dataclass
-class Predictive:
-    """A mixture a patient: value = offset (B,) + centre (N,) + spread, centre drawn by ``weights`` (B, N).
-
-    The spread is normal of standard deviation ``width``; or, where ``uniform``, even over a bin that wide.
-    """
-
-    weights: np.ndarray
-    offset: np.ndarray
-    centres: np.ndarray
-    width: float
-    uniform: bool = False
-
-    @property
-    def mean(self) -> np.ndarray:
-        """(B,)"""
-        return self.offset + self.weights @ self.centres
-
-    @property
-    def variance(self) -> np.ndarray:
-        """(B,)"""
-        spread = self.width**2 / 12 if self.uniform else self.width**2
-        away = self.centres - (self.weights @ self.centres)[:, None]
-        return spread + (self.weights * away**2).sum(1)
-
-    def log_prob(self, y: np.ndarray) -> np.ndarray:
-        """Log density, nats, at y (B,)."""
-        z = ((y - self.offset)[:, None] - self.centres) / self.width
-        density = (np.abs(z) <= 0.5) if self.uniform else np.exp(-0.5 * z**2) / np.sqrt(2 * np.pi)
-        with np.errstate(divide="ignore"):
-            return np.log((self.weights * density).sum(1) / self.width)
-
-    def cdf(self, y: np.ndarray) -> np.ndarray:
-        """P(value <= y) at y (B,)."""
-        z = ((y - self.offset)[:, None] - self.centres) / self.width
-        return (self.weights * (np.clip(z + 0.5, 0, 1) if self.uniform else special.ndtr(z))).sum(1)
-
-    @property
-    def entropy(self) -> np.ndarray:
-        """(B,) nats: minus the expected log density."""
-        if self.uniform:
-            return special.entr(self.weights).sum(1) + np.log(self.width)
-        step = self.width / 8
-        y = np.arange(self.centres.min() - 7 * self.width, self.centres.max() + 7 * self.width, step)
-        kernel = stats.norm.pdf(y, self.centres[:, None], self.width)  # (N, Y)
-        return np.concatenate(
-            [
-                special.entr(w @ kernel).sum(1) * step
-                for w in np.array_split(self.weights, len(self.weights) // 500 + 1)
-            ]
-        )
 
 
 class Prediction(NamedTuple):
@@ -178,7 +126,7 @@ class BayesLimit:
         threshold: float | None = None,
         method: str | None = None,
     ) -> Limit:
-        """The best R2, log-score and AUROC (of ``target`` > ``threshold``) from patients who lack nothing.
+        """The best R2, log-score and AUROC (of ``target`` > ``threshold``) were nothing ever absent.
 
         method: "closed form" (severity is given), "integration" (only scalars are given) or "Monte Carlo"
         (always): averages over fresh patients of each one's exact variance and entropy, so that no noise of
@@ -207,7 +155,7 @@ class BayesLimit:
             scores = (*_mean(1 - dist.variance / total, weights), *_mean(-dist.entropy, weights))
         auroc = (None, None)
         if threshold is not None:
-            auroc = _auroc(1 - drawn.cdf(np.full(len(drawn.offset), float(threshold))))
+            auroc = expected_auroc(1 - drawn.cdf(np.full(len(drawn.offset), float(threshold))))
         return Limit(*scores, *auroc, method)
 
     def _check(self, given: Sequence[str], target: str) -> list[str]:
@@ -217,7 +165,7 @@ class BayesLimit:
                 f"given is a list of {names} and target one of {TARGETS} that isn't given; "
                 f"got {given!r} and {target!r}."
             )
-        return list(given)
+        return list(dict.fromkeys(given))
 
     def _normal(self, given: Sequence[str], target: str) -> _Normal:
         """How the given scalars tell of severity, and of the target at a known severity."""
@@ -347,16 +295,3 @@ def _mean(x: np.ndarray, weights: np.ndarray | None) -> tuple[float, float]:
     if weights is not None:
         return float(weights @ x), 0.0
     return float(x.mean()), float(x.std(ddof=1) / np.sqrt(len(x)))
-
-
-def _auroc(p: np.ndarray) -> tuple[float, float]:
-    """Area under the curve of the event's own probabilities p (B,), and its standard error by jackknife."""
-
-    def area(p):
-        p = np.sort(p)
-        negative = 1 - p
-        return (p * (negative.cumsum() - 0.5 * negative)).sum() / (p.sum() * negative.sum())
-
-    fold = np.arange(len(p)) % 20
-    left_out = np.array([area(p[fold != k]) for k in range(20)])
-    return float(area(p)), float(np.sqrt(19 * left_out.var()))

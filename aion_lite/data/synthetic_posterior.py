@@ -62,8 +62,8 @@ class Likelihoods:
         """Signals (B, 1, T) -> (B, J) over ``RATE_BINS``.
 
         At rate j and phase p a beat W of gain g ~ N(1, 0.2**2) lies in normal samples of covariance C (noise
-        and wander); with u = W' C^-1 x and q = W' C^-1 W the gain's integral is that of a normal. u of all rates
-        comes from one Fourier transform: harmonic k of rate bin j is its bin k j.
+        and wander); with u = W' C^-1 x and q = W' C^-1 W the gain's integral is that of a normal. u of all
+        rates comes from one Fourier transform: harmonic k of rate bin j is its bin k j.
         """
         k = np.arange(1, HARMONICS + 1)
         turn = self.law.harmonics * np.exp(2j * np.pi * np.outer(np.arange(PHASES), k) / PHASES)  # (P, k)

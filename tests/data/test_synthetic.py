@@ -228,5 +228,5 @@ def test_in_the_seeds_law_the_mean_pixel_tells_nearly_all():
     ],
 )
 def test_wrong_arguments_are_refused(wrong):
-    with pytest.raises(ValueError, match="lies in|missing is|law"):
+    with pytest.raises(ValueError, match=r"lies in|missing is|law"):
         SyntheticDataGenerator(**wrong)
