@@ -125,6 +125,23 @@ def paired_difference(ours: Sequence[float], baseline: Sequence[float], level: f
     return seed_interval(np.asarray(ours) - np.asarray(baseline), level)
 
 
+def share_of_limit(
+    scores: Sequence[float], limit: float | Sequence[float], level: float = 0.95
+) -> tuple[float, float, float]:
+    """(mean, low, high) over seeds of score / limit: 1 is all that the data's law lets any model reach.
+
+    ``scores``: one a seed, of a score that is 0 without skill (R2; AUROC less one half). ``limit``: the best
+    that can be expected (``data.BayesLimit``), one for all or one a seed. A lucky test set may exceed it.
+    """
+    scores, limit = np.asarray(scores, float), np.asarray(limit, float)
+    if limit.shape not in ((), scores.shape) or not (limit > 0).all():
+        raise ValueError(
+            f"A share needs limits above 0, one or one a seed, got {limit.tolist()} for {len(scores)} "
+            "scores: where nothing can be known there is nothing to share."
+        )
+    return seed_interval(scores / limit, level)
+
+
 def write_results(
     path: str | Path, summary: str, records: Sequence[Mapping[str, Any]], **settings: Any
 ) -> Path:

@@ -70,6 +70,20 @@ def test_scores_refuse_what_they_cannot_score(bad):
 
 def write(path, seed, task="t", **over):
     record = {"task": task, "method": "m", "n": 10, "seed": seed, "r2": 0.1 * seed}
+
+
+def test_the_share_of_the_attainable_is_a_ratio_with_its_interval():
+    share = evaluation.share_of_limit([0.3, 0.4, 0.35], 0.5)
+    expected = stats.ttest_1samp([0.6, 0.8, 0.7], 0).confidence_interval(0.95)
+    assert share == pytest.approx((0.7, expected.low, expected.high))
+    assert evaluation.share_of_limit([0.3, 0.4], [0.3, 0.8])[0] == pytest.approx(0.75)
+    for limit in (0.0, [0.5, -0.1], [0.5, 0.5, 0.5], np.nan):
+        with pytest.raises(ValueError, match="limits above 0"):
+            evaluation.share_of_limit([0.3, 0.4], limit)
+
+
+def write(path, seed, **over):
+    record = {"task": "t", "method": "m", "n": 10, "seed": seed, "r2": 0.1 * seed}
     evaluation.write_results(path, "line", [record], parameters={"seed": seed}, seconds=1.0)
     if over:
         path.write_text(json.dumps({**json.loads(path.read_text()), **over}))

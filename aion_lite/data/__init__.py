@@ -8,10 +8,14 @@ from aion_lite.data.hubble import load_hubble_crops
 from aion_lite.data.sdss import load_sdss_galaxies
 from aion_lite.data.supernovae import load_supernovae
 from aion_lite.data.support2 import load_support2
+from aion_lite.data.synthetic import SyntheticDataGenerator, read_synthetic
+from aion_lite.data.synthetic_limit import BayesLimit
 from aion_lite.data.watch import load_watch
 
 __all__ = [
+    "BayesLimit",
     "MultimodalDataset",
+    "SyntheticDataGenerator",
     "datasets",
     "fetch",
     "load_emoji_names",
@@ -21,4 +25,5 @@ __all__ = [
     "load_supernovae",
     "load_support2",
     "load_watch",
+    "read_synthetic",
 ]
