@@ -68,10 +68,6 @@ def test_scores_refuse_what_they_cannot_score(bad):
         evaluation.r2(*bad)
 
 
-def write(path, seed, task="t", **over):
-    record = {"task": task, "method": "m", "n": 10, "seed": seed, "r2": 0.1 * seed}
-
-
 def test_the_share_of_the_attainable_is_a_ratio_with_its_interval():
     share = evaluation.share_of_limit([0.3, 0.4, 0.35], 0.5)
     expected = stats.ttest_1samp([0.6, 0.8, 0.7], 0).confidence_interval(0.95)
@@ -82,8 +78,8 @@ def test_the_share_of_the_attainable_is_a_ratio_with_its_interval():
             evaluation.share_of_limit([0.3, 0.4], limit)
 
 
-def write(path, seed, **over):
-    record = {"task": "t", "method": "m", "n": 10, "seed": seed, "r2": 0.1 * seed}
+def write(path, seed, task="t", **over):
+    record = {"task": task, "method": "m", "n": 10, "seed": seed, "r2": 0.1 * seed}
     evaluation.write_results(path, "line", [record], parameters={"seed": seed}, seconds=1.0)
     if over:
         path.write_text(json.dumps({**json.loads(path.read_text()), **over}))
