@@ -99,8 +99,8 @@ def train(
             waits for the end of a step); resumed from if it holds a checkpoint of the same run.
         record: on a GPU, record the step and replay it (several times faster for small models): not with
             ``on_step``, "fp16" or several processes.
-        compile: run the parts that the module names (its context ``compiled()``) through torch.compile: some
-            seconds at the first step, then faster for large models on a GPU.
+        compile: run the parts that the module names (its context ``compiled()``) through torch.compile: half
+            a minute at the first step, then faster for large models on a GPU. Dropout draws other numbers.
         on_step: called as on_step(step, module) before each step, to change what the module does over time.
 
     Raises ValueError on empty data or settings, FloatingPointError when the loss is no longer finite, and

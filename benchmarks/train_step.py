@@ -230,7 +230,7 @@ def measure(args, method: str, **settings) -> dict:
     except (IndexError, json.JSONDecodeError):
         memory = "OutOfMemory" in done.stderr or "does not fit" in done.stderr
         row = {"error": "out of memory" if memory else done.stderr.strip().splitlines()[-1][:300]}
-    row = {"what": method, **settings, **row}
+    row = {**settings, **row}
     print(
         {k: round(v, 4) if isinstance(v, float) else v for k, v in row.items() if k != "profile"}, flush=True
     )
@@ -260,57 +260,75 @@ def main(argv: list[str] | None = None) -> int:
     return compare(args)
 
 
+# variant -> how it is measured; the order is that of the runs, those that matter most first.
+AION, AION_COMPILED, TABLE, VALUE = "AION eager", "AION compiled", "ours, by table", "ours, by value"
+RUNS = {
+    (AION, 96): ("aion", {}),
+    (AION_COMPILED, 96): ("aion", {"compile": True}),
+    (TABLE, 96): ("ours", {"embedding": "table", "compile": True, "record": True}),
+    (TABLE, 256): ("ours", {"embedding": "table", "compile": True, "record": True}),
+    (VALUE, 96): ("ours", {"embedding": "value", "compile": True, "record": True}),
+    (VALUE, 256): ("ours", {"embedding": "value", "compile": True, "record": True}),
+    ("ours, by table, second process", 96): (
+        "ours",
+        {"embedding": "table", "compile": True, "record": True, "profile": True},
+    ),
+    ("ours, by value, 5 modalities", 96): (
+        "ours",
+        {"embedding": "value", "compile": True, "record": True, "modalities": 5},
+    ),
+    ("ours, by value, 40 modalities", 96): (
+        "ours",
+        {"embedding": "value", "compile": True, "record": True, "modalities": 40},
+    ),
+    ("ours, by value, neither compiled nor recorded", 96): ("ours", {"embedding": "value"}),
+}
+
+
 def compare(args) -> int:
+    """Every run of RUNS, and the ratios between them; the file is written anew after each."""
     started = time.perf_counter()
-    small, large = (2, 4) if args.tiny else (96, 256)
     rate = matmul_rate(8192) if torch.cuda.is_available() else float("nan")
     print(f"a product of 8192-cubes: {rate / 1e12:.0f} TFLOP/s")
-    eager, compiled = (measure(args, "aion", batch=small, compile=c) for c in (False, True))
-    measure(args, "aion", batch=large, compile=False)
-    fast = {"compile": True, "record": True}
-    rows = [eager, compiled]
-    plain = measure(args, "ours", batch=small, embedding="value", compile=False, record=False)
-    rows.append(plain)
-    for embedding in ("table", "value"):
-        for batch in (small, large):
-            rows.append(measure(args, "ours", batch=batch, embedding=embedding, **fast))
-    again = measure(args, "ours", batch=small, embedding="table", **fast)  # a second process, warm cache
-    profiled = measure(args, "ours", batch=small, embedding="table", profile=True, **fast)
-    catalogue = [measure(args, "ours", batch=small, embedding="value", modalities=n, **fast) for n in (5, 40)]
-    rows += [again, *catalogue]
-    table, value = (
-        [r for r in rows if r.get("embedding") == e and r.get("record") and r.get("modalities", 7) == 7]
-        for e in ("table", "value")
-    )
-
-    def speed(row: dict) -> float:
-        return row.get("samples_per_second", float("nan"))
-
-    keys = {
-        "ratio_to_aion_eager": speed(table[0]) / speed(eager),
-        "ratio_to_aion_compiled": speed(table[0]) / speed(compiled),
-        "ratio_to_aion_eager_by_value": speed(value[0]) / speed(eager),
-        "ratio_to_aion_compiled_by_value": speed(value[0]) / speed(compiled),
-        "matmul_share": speed(table[1]) * table[1].get("flops", float("nan")) / rate,
-        "matmul_share_at_small_batch": speed(table[0]) * table[0].get("flops", float("nan")) / rate,
-        "gib_at_batch_256": table[1].get("gib"),
-        "first_step_seconds": table[0].get("first_step_seconds"),
-        "second_process_seconds": again.get("first_step_seconds"),
-        "catalogue_ratio": catalogue[1].get("seconds", float("nan")) / catalogue[0].get("seconds", 1.0),
-    }
-    print(json.dumps(keys, indent=2))
     out = args.out or (None if args.tiny else OUT)
-    if out is not None:
-        ratio, share = keys["ratio_to_aion_eager"], keys["matmul_share"]
-        summary = f"{ratio:.2f} x AION eager, {share:.2f} of the products' rate"
-        evaluation.write_results(
-            out, summary, [], data="random tokens", parameters={"steps": args.steps, "rounds": args.rounds},
-            versions={n: version(n) for n in ("torch", "polymathic-aion")},
-            seconds=round(time.perf_counter() - started, 1), matmul_rate=rate, rows=rows,
-            profile=profiled.get("profile", []), **keys,
-        )  # fmt: skip
-        print(out)
+    rows = {}
+    for (variant, batch), (method, settings) in RUNS.items():
+        row = measure(args, method, batch=2 if args.tiny else batch, **settings)
+        rows[variant, batch] = {"what": "training step", "variant": variant, "batch": batch, **row}
+        if out is not None:
+            profile = next((r["profile"] for r in rows.values() if "profile" in r), [])
+            keys = ratios(rows, rate)
+            evaluation.write_results(
+                out, "a training step beside AION's", [], data="random tokens",
+                parameters={"steps": args.steps, "rounds": args.rounds}, matmul_rate=rate,
+                versions={n: version(n) for n in ("torch", "polymathic-aion")},
+                seconds=round(time.perf_counter() - started, 1), rows=list(rows.values()), profile=profile,
+                **keys,
+            )  # fmt: skip
+    print(json.dumps(ratios(rows, rate), indent=2))
     return 0
+
+
+def ratios(rows: dict, rate: float) -> dict:
+    """What the rows so far say of each other; a ratio with a run that failed or is to come is left out."""
+
+    def of(variant: str, key: str, batch: int = 96) -> float:
+        return rows.get((variant, batch), {}).get(key, float("nan"))
+
+    speed, few = "samples_per_second", "ours, by value, 5 modalities"
+    found = {
+        "ratio_to_aion_eager": of(TABLE, speed) / of(AION, speed),
+        "ratio_to_aion_compiled": of(TABLE, speed) / of(AION_COMPILED, speed),
+        "ratio_to_aion_eager_by_value": of(VALUE, speed) / of(AION, speed),
+        "ratio_to_aion_compiled_by_value": of(VALUE, speed) / of(AION_COMPILED, speed),
+        "matmul_share": of(TABLE, speed, 256) * of(TABLE, "flops", 256) / rate,
+        "matmul_share_at_batch_96": of(TABLE, speed) * of(TABLE, "flops") / rate,
+        "gib_at_batch_256": of(TABLE, "gib", 256),
+        "first_step_seconds": of(TABLE, "first_step_seconds"),
+        "second_process_seconds": of("ours, by table, second process", "first_step_seconds"),
+        "catalogue_ratio": of("ours, by value, 40 modalities", "seconds") / of(few, "seconds"),
+    }
+    return {key: value for key, value in found.items() if value == value}
 
 
 if __name__ == "__main__":

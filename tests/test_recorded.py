@@ -45,8 +45,8 @@ def tokens(seed: int = 0) -> TokenDataset:
     return TokenDataset(drawn, {"pair": torch.rand(24, generator=g) < 0.7})
 
 
-def transformer(**kwargs) -> MultimodalTransformer:
-    return MultimodalTransformer(SPECS, d_model=8, nhead=2, num_layers=1, dropout=0.1, **kwargs)
+def transformer(dropout: float = 0.1, **kwargs) -> MultimodalTransformer:
+    return MultimodalTransformer(SPECS, d_model=8, nhead=2, num_layers=1, dropout=dropout, **kwargs)
 
 
 def run(module, data, **kwargs):
@@ -123,6 +123,7 @@ def test_a_step_that_waits_is_told_once_and_run_as_it_is():
 def test_compiled_and_plain_agree(embedding):
     runs = []
     for how in ({"compile": True}, {"record": False}):
-        history = run(transformer(embedding=embedding), tokens(), steps=8, **how)
+        # Without dropout: compiled code draws other random numbers for it.
+        history = run(transformer(0.0, embedding=embedding), tokens(), steps=8, **how)
         runs.append(losses(history))
     torch.testing.assert_close(*runs, rtol=0, atol=1e-4)

@@ -20,7 +20,7 @@ def redshifts(galaxies):
 
 def test_every_size_and_method_has_five_seeds(redshifts):
     seeds = redshifts.groupby(["n", "method"]).seed.apply(sorted)
-    assert len(seeds) == 4 * 5
+    assert len(seeds) == 4 * 8
     assert all(s == [0, 1, 2, 3, 4] for s in seeds)
 
 
@@ -42,3 +42,33 @@ def test_never_below_boosting_on_raw_magnitudes(galaxies, task, n):
 def test_far_above_tables(redshifts, n):
     r2 = redshifts[redshifts.n == n].pivot(index="seed", columns="method", values="r2")
     assert paired_difference(r2["value"], r2["table"])[1] > 0.3
+
+
+@pytest.fixture(scope="module")
+def images():
+    settings, records = read_results(FOLDER / "results" / "03_tokenise_an_image.json")
+    assert "H100" in settings["device"]
+    return records
+
+
+def test_nine_codes_in_ten_are_in_use_at_every_size(images):
+    ours = images[(images.task == "image codec") & (images.method == "ImageCodec")]
+    assert sorted(ours.seed.unique()) == [0, 1, 2, 3, 4] and ours.n.max() == 60_000
+    assert ours.used.min() >= 0.9
+
+
+@pytest.mark.parametrize("metric", ["psnr", "ssim", "r2"])
+def test_reconstruction_is_at_least_as_good_as_aions_at_equal_tokens_and_weights(images, metric):
+    rows = images[images.task == "against AION"]
+    weights = rows.groupby("method").weights.first()
+    assert weights.max() / weights.min() < 1.03
+    by_seed = rows.pivot(index="seed", columns="method", values=metric)
+    theirs = by_seed.drop(columns="ImageCodec").max(axis=1)  # the better of two rates, by seed
+    assert len(by_seed) == 5 and paired_difference(by_seed["ImageCodec"], theirs)[1] > 0
+
+
+@pytest.mark.parametrize(("n", "gain"), [(500, 0.3), (2000, 0.0)])
+def test_codes_by_where_they_lie_score_above_a_table_where_images_are_few(images, n, gain):
+    rows = images[(images.task == "tokens in the transformer") & (images.n == n)]
+    by_seed = rows.pivot(index="seed", columns="method", values="log_score")
+    assert len(by_seed) == 5 and paired_difference(by_seed["value"], by_seed["table"])[1] > gain
