@@ -71,6 +71,12 @@ class RecordedStep:
         self.inputs = [x.clone() for x in leaves]
         graph = torch.cuda.CUDAGraph()
         torch.cuda.synchronize()
-        with torch.cuda.graph(graph, stream=self.stream):
-            self.outputs = self.step(pytree.tree_unflatten(self.inputs, structure))
+        try:
+            with torch.cuda.graph(graph, stream=self.stream):
+                self.outputs = self.step(pytree.tree_unflatten(self.inputs, structure))
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            reason = str(error).splitlines()[0]
+            raise RuntimeError(f"This step can't be recorded ({reason}): train with record=False.") from error
         self.graph = graph
