@@ -507,7 +507,7 @@ plt.show()
 #
 # Ask for central intervals of many widths, and count how often they hold the truth.
 
-# %% mystnb={"figure": {"caption": "Promise and delivery of predicted intervals. On the diagonal they are honest; below it they would be too narrow.", "name": "fig-01-calibration"}, "image": {"alt": "Share of test galaxies inside their central interval against the share promised, for ten levels from 10 to 95 percent. The points lie on or close to the diagonal."}}
+# %% mystnb={"figure": {"caption": "Promise and delivery of predicted intervals. On the diagonal they are honest; below it they would be too narrow.", "name": "fig-01-calibration"}, "image": {"alt": "Share of test galaxies inside their central interval against the share promised, for ten levels from 10 to 95 percent. The points lie on the diagonal or a little above it, farthest in the middle."}}
 levels = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95]
 intervals = {
     level: [x.cpu().numpy() for x in p.interval(level)] for level in levels
@@ -522,7 +522,7 @@ plt.show()
 # Boosting needs a new model for each row of this figure, trained for just that set of bands.
 # The transformer is the same one throughout.
 
-# %% mystnb={"figure": {"caption": "One trained transformer asked with fewer and more bands, beside a boosting model of its own for each set of bands.", "name": "fig-01-subsets"}, "image": {"alt": "R squared of redshift by the bands given. Both methods rise from about one half with r alone to more than 0.8 with all five optical bands, and the infrared bands change little. The one transformer keeps up with or passes the separate boosting models."}}
+# %% mystnb={"figure": {"caption": "One trained transformer asked with fewer and more bands, beside a boosting model of its own, on raw magnitudes, for each set of bands.", "name": "fig-01-subsets"}, "image": {"alt": "R squared of redshift by the bands given. Both methods rise from about one half with r alone to more than 0.8 with all five optical bands, and the infrared bands change little. The one transformer keeps up with or passes the separate boosting models."}}
 largest = run[(run.n == run.n.max()) & (run.method == embeddings[0])]
 by_inputs = {
     name: largest[largest.task == f"subset: {name}"].r2.tolist()
@@ -587,7 +587,7 @@ print(f"\nmade on {made_on}")
 # ## What several models add
 #
 # The same models alone and averaged, on the same galaxies, and the gain with its 95 % interval over the seeds; boosting has the same number of members.
-# The gain is bought with time: training takes as many times longer as there are members, and so does every answer.
+# Whatever is gained is bought with time: training takes as many times longer as there are members, and so does every answer.
 
 # %%
 rows, held = {}, {}
@@ -620,9 +620,13 @@ else:
     print("The stored run holds single models only.")
 
 # %% [markdown]
+# For the transformer, the interval of the gain spans zero at every size, and its 90 % intervals were honest before.
+# Only boosting with hand-made colours has an interval above zero anywhere.
+# So try a second model before you pay for many.
+#
 # ## Where it fails
 #
-# - Hand-made colours are knowledge, and with few galaxies knowledge wins: look at the left end of the figure.
+# - Hand-made colours are knowledge, and with few galaxies knowledge wins: look at the left end of the learning curves.
 # - The infrared bands add little to the optical ones here, whatever the method; a second instrument is not always worth its price.
 # - Beyond a redshift of 0.3 there are few training galaxies, and predictions shrink towards the crowd.
 # - The test galaxies are drawn like the training ones. A fainter survey would be another population, and the intervals would not hold there.

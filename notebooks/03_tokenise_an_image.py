@@ -386,7 +386,7 @@ spoilt = torch.where(seen[:, :, None, None], sky, 1e6)  # must not matter
 same = (by_hand == colour_codec.encode(spoilt, seen)).float().mean()
 assert same > 0.999, "the codec and the ten lines above disagree"
 
-# %% mystnb={"figure": {"caption": "Test crops of the Hubble field, and what comes back of them when all bands are given, and when only one is.", "name": "fig-03-bands"}, "image": {"alt": "Four rows of eight small pictures of galaxies on black sky. Top: the originals in colour. Second: decoded from all three bands; the same shapes, blurred and nearly without colour. Third and fourth: decoded from the red band alone and from the blue band alone; the same shapes again, those from red a little redder."}}
+# %% mystnb={"figure": {"caption": "Test crops of the Hubble field, and what comes back of them when all bands are given, and when only one is.", "name": "fig-03-bands"}, "image": {"alt": "Four rows of eight small pictures of galaxies on black sky. Top: the originals in colour. Second: decoded from all three bands; the same shapes, blurred, their colours paler and some of them wrong. Third and fourth: decoded from the red band alone and from the blue band alone; the same shapes again, blue ones fainter in the row from red."}}
 BANDS = {
     "all bands": [1, 1, 1],
     "red alone": [1, 0, 0],
@@ -697,7 +697,7 @@ def part(task: str):
 # Bits can be spent in two ways: more codes to choose from, or smaller patches and so more tokens.
 # Tokens are what the transformer pays for: the cost of its attention grows with their square.
 
-# %% mystnb={"figure": {"caption": "Rate and distortion: how near the decoded test pictures are, against the bits of a picture's tokens. Colours tell the number of tokens, labels the number of codes. Up and to the left is better.", "name": "fig-03-rate"}, "image": {"alt": "Peak signal-to-noise ratio against bits a picture on a logarithmic axis. Filled circles are codecs, open squares k-means with the same patches and codes; colours tell 16, 49 or 196 tokens, and each point is labelled with its number of codes. At 49 tokens and 1,000 codes the codec lies above k-means."}}
+# %% mystnb={"figure": {"caption": "Rate and distortion: how near the decoded test pictures are, against the bits of a picture's tokens. Colours tell the number of tokens, labels the number of codes. Up and to the left is better.", "name": "fig-03-rate"}, "image": {"alt": "Peak signal-to-noise ratio against bits a picture on a logarithmic axis. Filled circles are codecs, open squares k-means with the same patches and codes; colours tell 16, 49 or 196 tokens, and each point is labelled with its number of codes. The codec lies above k-means wherever both were tried. The codec's points rise with the bits, and so do those of k-means, but for the one with 20 codes, which is the lowest of all. The points with the most tokens are far above the others."}}
 LABEL = {
     "xytext": (0, 6),
     "textcoords": "offset points",
@@ -738,12 +738,15 @@ save_figure("rate")
 plt.show()
 
 # %% [markdown]
+# Where bits are few, it matters little how they are spent: few tokens of many codes, or more tokens of few, lie close to one curve, and the fewer tokens are cheaper for the transformer.
+# Many times the codes bring less than smaller patches do, because bits grow with the logarithm of the one and in proportion to the other.
+#
 # ### How many images does a codec need?
 #
 # A common rule of thumb, and the one this book set out from, asks for 1,000 images at least, calls 10,000 good and 100,000 better.
 # Two questions can be put to it: from where on does the codec *work*, say with nine tenths of the variance of new pictures explained, and from where on is it *done*, with an error no more than a tenth above that of the largest training set?
 
-# %% mystnb={"figure": {"caption": "Share of the variance of new pictures that a codec misses, against the number of pictures it was trained on (bands are 95 % intervals of the mean over seeds). Dashed: the rule of thumb. Dotted: nine tenths explained.", "name": "fig-03-learning"}, "image": {"alt": "Unexplained share of the variance of test pictures against the number of training pictures, both axes logarithmic, for the codec and for k-means on patches. Dashed vertical lines stand at 1,000, 10,000 and 100,000 pictures with the words minimum, good and better; a dotted horizontal line at one tenth."}}
+# %% mystnb={"figure": {"caption": "Share of the variance of new pictures that a codec misses, against the number of pictures it was trained on (bands are 95 % intervals of the mean over seeds). Dashed: the rule of thumb. Dotted: nine tenths explained.", "name": "fig-03-learning"}, "image": {"alt": "Unexplained share of the variance of test pictures against the number of training pictures, both axes logarithmic, for the codec and for k-means on patches. Dashed vertical lines stand at 1,000, 10,000 and 100,000 pictures with the words minimum, good and better; a dotted horizontal line at one tenth. The codec's line starts at the dotted one and falls all the way; that of k-means is flat, and they cross before 1,000."}}
 LABELS = {"ImageCodec": "ImageCodec", "k-means": "k-means on patches"}
 LINES = {"minimum": 1000, "good": 10_000, "better": 100_000}
 learning, learnt_by = part("image codec")
@@ -829,6 +832,7 @@ if len(learning):
     display(judged.set_index("line"))
 
 # %% [markdown]
+# The minimum is judged by the explained variance alone, and that much $k$-means explains with the smallest set already: a codec is worth its training from where it passes $k$-means.
 # Small, grey, centred pictures are easy; the lines are about numbers of pictures, but what decides is how much there is to see in them.
 # For your own images, put them in place of these, and look where your curve flattens.
 #
@@ -872,6 +876,7 @@ else:
 
 # %% [markdown]
 # How fast both encode is measured by `benchmarks/encode_images.py`, at the size of AION's own codec.
+# The codec of this page has fewer blocks in the encoder than in the decoder, which makes encoding cheap; the one with *equal halves* has as many in both.
 
 # %%
 timed = Path("../benchmarks/results/encode_images.json")
@@ -896,7 +901,7 @@ else:
 # Each seed has one codec, trained on up to 10,000 pictures, so that only the transformer's training set grows.
 # Both get the same steps, and the same 500 further pictures tell which weights to keep.
 
-# %% mystnb={"figure": {"caption": "The same transformer with codes by where they lie and by table (bands are 95 % intervals of the mean over seeds). Higher is better in both panels.", "name": "fig-03-tokens"}, "image": {"alt": "Two panels against the number of training pictures on a logarithmic axis: left the mean log-probability of a test token in nats, right the share of test pictures whose class is predicted correctly. Lines for codes by value and by table; the right panel also has nearest neighbours on pixels."}}
+# %% mystnb={"figure": {"caption": "The same transformer with codes by where they lie and by table (bands are 95 % intervals of the mean over seeds). Higher is better in both panels.", "name": "fig-03-tokens"}, "image": {"alt": "Two panels against the number of training pictures on a logarithmic axis: left the mean log-probability of a test token in nats, right the share of test pictures whose class is predicted correctly. Left: codes by value are level throughout; codes by table start far below and reach them at the right end. Right: codes by value lie well above codes by table and both are level; nearest neighbours on pixels lie above both and rise."}}
 inside = stored[stored.task == "tokens in the transformer"]
 KINDS = {"value": "by value", "table": "by table", "pixels": "nearest pixels"}
 if len(inside):
@@ -967,20 +972,25 @@ else:
     print("Nothing to compute yet.")
 
 # %% [markdown]
+# To know where a code lies is worth most with the fewest pictures.
+# With the most, the two log-scores can no longer be told apart, and only the class is still predicted better.
+# Codes by value hardly gain from more pictures: at these steps it is training that they lack, not data.
+# And nearest neighbours on the pixels name the class better than either transformer: tokens earn their place by what they can be joined with.
+#
 # ## Where it fails
 #
 # - A network that has seen few pictures, or few steps, can be worse than $k$-means, which takes seconds: always look at both.
 # - Squared error blurs. Prints, laces and seams are the first to go, and no score above looks for them.
 # - A token does not stand for its patch alone: the network sees the neighbourhood, so one wrong token changes what lies around it.
 # - Fashion-MNIST is small, grey and centred. Natural or medical images have more in them, and need more tokens and more images.
-# - Nothing here says how many images would be *too many*: the set ends long before 100,000.
+# - Nothing here says how many images would be *too many*: the set ends before the last line of the rule.
 # - The crops of the Hubble field overlap, and all come from one picture.
 #
 # ## Summary
 #
 # - Rounding a few bounded numbers gives a codebook that needs no learning and stays in use.
 # - Measure a codec on new pictures, beside something simple at the same rate.
-# - Codes on a grid carry their geometry into the transformer; a table throws it away.
+# - Codes on a grid carry their geometry into the transformer; a table throws it away, and must learn it from data.
 
 # %%
 summary = (

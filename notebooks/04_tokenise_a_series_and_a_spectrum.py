@@ -207,7 +207,7 @@ print("the same codes by hand and by the codec:", bool(same > 0.999))
 # %% [markdown]
 # (A share of all and not all of them, because sums in another order may round a number on the edge to the other side.)
 
-# %% mystnb={"figure": {"caption": "Windows of people whom the codec has never seen, and what it gives back. Between them, the tokens: one square a stretch of 0.16 s, coloured by its first three numbers.", "name": "fig-04-windows"}, "image": {"alt": "Three columns, an exercise each. Top: acceleration along one axis over three seconds, as measured and as decoded; the decoded line follows the slow movement and smooths the fast jitter. Bottom: the same for rotation. A row of 19 coloured squares stands between the two."}}
+# %% mystnb={"figure": {"caption": "Windows of people whom the codec has never seen, and what it gives back. Between them, the tokens: one square a stretch of 0.16 s, coloured by its first three numbers. Columns: abduction (ABD), internal rotation (IR) and upright row (ROW).", "name": "fig-04-windows"}, "image": {"alt": "Three columns, an exercise each. Top: acceleration along one axis over three seconds, as measured and as decoded; the decoded line follows the slow movement and misses fast jitter and sharp peaks. Bottom: the same for rotation. A row of 19 coloured squares stands between the two."}}
 exercises = others.modalities["exercise"].values
 rows = [
     int((others.values["exercise"] == k).nonzero()[8, 0]) for k in (1, 3, 6)
@@ -354,7 +354,7 @@ absent = {k: 1 - here.float().mean().item() for k, (_, here, _) in kept.items()}
 table = pd.DataFrame(gap_table).T.assign(**{"share absent": absent})
 table.rename_axis("gaps").round(3)
 
-# %% mystnb={"figure": {"caption": "One test window with three kinds of gaps. Points: what the codec is given. Shaded: stretches whose token is absent; what is decoded there is no measurement, and is not drawn.", "name": "fig-04-gaps"}, "image": {"alt": "Three panels of one window over three seconds. First: points at irregular times, one step in three, with the decoded line near them, broken by a narrow shaded band where a stretch has none. Second: the decoded line is interrupted by a shaded band of about a second. Third: the acceleration is drawn although the rotation was not given; the line follows the points."}}
+# %% mystnb={"figure": {"caption": "One test window with three kinds of gaps. Points: what the codec is given. Shaded: stretches whose token is absent; what is decoded there is no measurement, and is not drawn.", "name": "fig-04-gaps"}, "image": {"alt": "Three panels of one window over three seconds. First: points at irregular times, one step in three, with the decoded line near them, broken by narrow shaded bands where a stretch has none. Second: the decoded line is interrupted by a shaded band of about a second. Third: the acceleration is drawn although the rotation was not given; the line follows the points."}}
 which = int((others.values["exercise"] == 1).nonzero()[8, 0])
 fig, axes = plt.subplots(1, 3, figsize=(7.2, 2.9), sharey=True)
 for ax, kind in zip(axes, KINDS[1:], strict=True):
@@ -810,7 +810,7 @@ else:
 print("The figure and tables below show", made_by + ".")
 
 
-# %% mystnb={"figure": {"caption": "Share of the variance that a codec misses on new samples, against how many it was trained on (bands are 95 % intervals of the mean over seeds). Dashed: the rule of thumb. The opponents are k-means on stretches and principal components.", "name": "fig-04-learning"}, "image": {"alt": "Four panels, watch, swings, supernovae and absorbers: unexplained share of the variance of test samples against the number of training samples, both axes logarithmic, for the codec and its opponent. Dashed vertical lines stand at 1,000, 10,000 and 100,000."}}
+# %% mystnb={"figure": {"caption": "Share of the variance that a codec misses on new samples, against how many it was trained on (bands are 95 % intervals of the mean over seeds). Dashed: the rule of thumb. The opponents are k-means on stretches and principal components.", "name": "fig-04-learning"}, "image": {"alt": "Four panels, watch, swings, supernovae and absorbers: unexplained share of the variance of test samples against the number of training samples, both axes logarithmic, for the codec and its opponent. Dashed vertical lines stand at 1,000, 10,000 and 100,000. The panel of a set that was not run is empty and says so."}}
 LINES = {"minimum": 1000, "good": 10_000, "better": 100_000}
 TITLES = {
     "watch": "series: watch",
@@ -941,7 +941,7 @@ else:
 # ## Where it fails
 #
 # - Squared error smooths: jitter of a sensor, and lines as narrow as a pixel, are the first to go.
-# - A gap costs more than what lies in it: its neighbours' tokens see it too. Whoever expects gaps should train with them.
+# - A gap costs more than what lies in it: its neighbours' tokens see it too. A codec that is to meet gaps should train with them, and where straight lines across them score better, they cost the knowledge of what was measured.
 # - Sampling finer than the grid is averaged away, and a clock that drifts against the grid is not corrected.
 # - Spectra on different grids must be brought to one first; interpolation correlates their noise, and the loss knows nothing of that.
 # - The amplitude's codes end at the brightest and the faintest spectrum that was trained on.

@@ -703,7 +703,7 @@ plt.show()
 # The test is the wrist's motion in seven exercises of physiotherapy {cite:p}`burns-2018-shoulder`, three seconds of acceleration and rotation at a time, split by person.
 # Again the rivals are a codec from scratch, random frozen weights and the raw signal.
 
-# %% mystnb={"figure": {"caption": "The same for windows of a wrist's motion, of people who were not in the training set (bands are 95 % intervals of the mean over seeds).", "name": "fig-05-series"}, "image": {"alt": "Two panels against the number of training windows on a logarithmic axis. Left: R squared of the reconstruction for the codec from scratch, the pretrained and the random one. Right: accuracy of a linear probe of the exercise on their tokens and on the raw signal."}}
+# %% mystnb={"figure": {"caption": "Reconstruction and linear probe for windows of a wrist's motion, of people who were not in the training set (bands are 95 % intervals of the mean over seeds).", "name": "fig-05-series"}, "image": {"alt": "Two panels against the number of training windows on a logarithmic axis. Left: R squared of the reconstruction for the codec from scratch, the pretrained and the random one. Right: accuracy of a linear probe of the exercise on their tokens and on the raw signal."}}
 left, right = plt.subplots(1, 2, figsize=(7.6, 4.2))[1]
 colors = plt.rcParams["axes.prop_cycle"].by_key()["color"]
 for ax in (left, right):  # each method in its colour of above

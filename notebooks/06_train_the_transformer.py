@@ -228,7 +228,7 @@ print(f"{sum(p.numel() for p in model.parameters()):,} weights")
 # What was not measured does neither.
 # `sample_masks` follows AION-1 {cite:p}`parker-2025-aion`: one modality is drawn first and gives a random number of its tokens to the inputs, the others fill up; among the targets one modality is drawn first again, and the others get a share that is mostly small.
 
-# %% mystnb={"figure": {"caption": "Masks of twelve samples. Each row is one sample, each column one token place; in some samples the table or the class was not measured.", "name": "fig-06-masks"}, "image": {"alt": "A grid with twelve rows and a column for each token place, in three groups: image, shape and class. Blue cells enter, orange cells are asked, grey cells are left out and crossed white cells are absent. The number of blue cells differs from row to row, and every row has an orange cell."}}
+# %% mystnb={"figure": {"caption": "Masks of twelve samples. Each row is one sample, each column one token place; in most samples some column of the table or the class was not measured.", "name": "fig-06-masks"}, "image": {"alt": "A grid with twelve rows and a column for each token place, in three groups: image, shape and class. Blue cells enter, orange cells are asked, grey cells are left out and crossed white cells are absent. The number of blue cells differs from row to row, and every row has an orange cell."}}
 generator = torch.Generator().manual_seed(seed + 3)
 SHOWN = 12
 some_present = {
@@ -316,7 +316,7 @@ share = by_formula / counter.get_total_flops()
 assert 0.75 < share <= 1.0, "the formula and PyTorch disagree"
 print("the blocks do more than three quarters of all operations:", share > 0.75)
 
-# %% mystnb={"figure": {"caption": "Three budgets. Left of each other: eight samples with everything measured. Titles tell the tokens that enter and are asked, and millions of operations a sample and training step.", "name": "fig-06-budgets"}, "image": {"alt": "Three grids of eight samples by all token places. With the smallest budget a few cells are blue or orange and most are grey; with the middle one about half are in use; with the largest hardly any is grey. The operations written above grow with the coloured share."}}
+# %% mystnb={"figure": {"caption": "Three budgets side by side, eight samples each, with everything measured. Titles tell the tokens that enter and are asked, and millions of operations a sample and training step.", "name": "fig-06-budgets"}, "image": {"alt": "Three grids of eight samples by all token places. With the smallest budget a few cells are blue or orange and most are grey; with the middle one more than a third are in use; with the largest most are, but some samples leave a part grey. The operations written above grow with the coloured share."}}
 EIGHT = torch.ones(8, ALL, dtype=torch.bool)
 
 
@@ -890,7 +890,7 @@ NOTHING = (
     "There is no such comparison: not stored yet, and not made in this run."
 )
 
-# %% mystnb={"figure": {"caption": "Error of the redshift by the bands that are given, for models that met gaps in training and for one that did not (with several seeds, lines are 95 % intervals of the mean). Dotted: always guessing the mean. Further left is better.", "name": "fig-06-missing"}, "image": {"alt": "Six rows of bands given, from r alone to all eight, with a mark a model for the error of the redshift. The two masked models lie close together in every row, and their errors shrink as bands are added. The model that never met a gap has the smallest error of all with all eight bands and by far the largest with r alone, beyond the dotted line of a constant guess; filled with the mean it is worse than masked in every row but the last."}}
+# %% mystnb={"figure": {"caption": "Error of the redshift by the bands that are given, for models that met gaps in training and for one that did not (with several seeds, lines are 95 % intervals of the mean). Dotted: always guessing the mean. Further left is better.", "name": "fig-06-missing"}, "image": {"alt": "Six rows of bands given, from r alone to all eight, with a mark a model for the error of the redshift. The two masked models stay left of the dotted line of a constant guess in every row; the one trained with half missing is level with the other in two rows and a little behind it in the rest. The model that never met a gap has the smallest error with all eight bands and with the five optical ones, is close to masked with two or three of those, and is beyond the dotted line with r alone, by far the largest error, and with J, H, K alone. Filled with the mean it is behind masked in every row but the last two."}}
 found, missing_by = part("redshift from ")
 METHODS = {
     "masked": "masked",
@@ -961,10 +961,11 @@ if len(found):
 # ## What does a budget buy?
 #
 # The same model, the same pictures, the same number of steps; only the budget changes.
+# In the fast profile these are a fifth of the steps from above, too few to rank them.
 # More tokens in give the model more to see at once; more asked give it more to learn from at each step.
 # Seconds are of this device while it may have had other work; operations are not.
 
-# %% mystnb={"figure": {"caption": "Accuracy of the class given the image, against the price of a training step, for budgets at equal steps (mean over seeds, with its 95 % interval where there are several). Labels: tokens in, tokens asked. Along the blue points the tokens that enter grow, orange ones ask fewer or more.", "name": "fig-06-budget"}, "image": {"alt": "Points of test accuracy against millions of operations a sample and step, one for each budget and labelled with it."}}
+# %% mystnb={"figure": {"caption": "Accuracy of the class given the image, against the price of a training step, for budgets at equal steps (mean over seeds, with its 95 % interval where there are several). Labels: tokens in, tokens asked. Along the blue points the tokens that enter grow; orange ones, in the full profile, ask fewer or more.", "name": "fig-06-budget"}, "image": {"alt": "Points of test accuracy against millions of operations a sample and step, one for each budget and labelled with it."}}
 budget, budget_by = part("budget")
 if len(budget):
     ax = plt.subplots(figsize=(6.4, 3.8))[1]
@@ -1107,6 +1108,7 @@ else:
 # - Given everything, the model that always saw everything is hard to beat at equal steps: masks spend steps on questions that nobody may ask. If no measurement is ever missing, let all of them enter (`min_inputs`, `hold_out`).
 # - Removing at random is the kindest way to lose data. Real gaps have reasons: faint galaxies lack the infrared because they are faint.
 # - The table of shapes is measured on the pictures, so beside a good picture it has nothing new to say.
+# - The class is one question of many here, after a short training. Nearest neighbours on the raw pixels, which take no training, name it more often, as on the page [Tokenise an image](03_tokenise_an_image.ipynb).
 # - Tokens of the picture that are asked together are predicted each on its own; joint samples take `generate`.
 # - What a budget buys was measured with few pictures and few steps. At other sizes the order may change.
 #
