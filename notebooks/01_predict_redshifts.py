@@ -39,7 +39,7 @@ embeddings: list[str] = [
 ]  # how codes are embedded; the fast profile takes the first
 output_dir: str = ""  # where results.json and the figures go; empty for nowhere
 
-# %%
+# %% tags=["hide-input"]
 import time
 from functools import partial
 from itertools import product
@@ -95,7 +95,7 @@ galaxies = load_sdss_galaxies()
 for modality in galaxies.modalities.values():
     print(repr(modality))
 
-# %% mystnb={"figure": {"caption": "Most galaxies lack the ultraviolet bands, and redshift follows colour, but not on a line.", "name": "fig-01-data"}, "image": {"alt": "Left: bars of the share of galaxies measured in each band: all for the optical bands and redshift, 93 to 100 percent for the infrared ones, under 8 percent for the ultraviolet ones. Right: cloud of points of redshift against the colour g minus r; redshift rises with colour, with a wide scatter that doubles back at the red end."}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "Most galaxies lack the ultraviolet bands, and redshift follows colour, but not on a line.", "name": "fig-01-data"}, "image": {"alt": "Left: bars of the share of galaxies measured in each band: all for the optical bands and redshift, 93 to 100 percent for the infrared ones, under 8 percent for the ultraviolet ones. Right: cloud of points of redshift against the colour g minus r; redshift rises with colour, with a wide scatter that doubles back at the red end."}}
 shares = {
     name: float(present.float().mean())
     for name, present in galaxies.present.items()
@@ -496,7 +496,7 @@ below = ours.sigma_nmad < best.loc["boosting"].sigma_nmad
 print("typical error below that of boosting on raw magnitudes:", bool(below))
 print("R2 of 0.85 or more, the aim of the fast profile:", bool(ours.r2 >= 0.85))
 
-# %% mystnb={"figure": {"caption": "Each test galaxy: the prediction from five optical bands against the truth. Crosses are galaxies whose 90 % interval misses.", "name": "fig-01-predictions"}, "image": {"alt": "Predicted against true redshift for 2,000 test galaxies. Points hug the diagonal up to a redshift of about 0.25; beyond it predictions fall short. About nine in ten are inside their interval, and the misses lie on both sides of the line."}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "Each test galaxy: the prediction from five optical bands against the truth. Crosses are galaxies whose 90 % interval misses.", "name": "fig-01-predictions"}, "image": {"alt": "Predicted against true redshift for 2,000 test galaxies. Points hug the diagonal up to a redshift of about 0.25; beyond it predictions fall short. About nine in ten are inside their interval, and the misses lie on both sides of the line."}}
 ax = plt.subplots(figsize=(5.2, 4.6))[1]
 plots.predicted_and_true(ax, truth, median, low, high, "redshift")
 save_figure("predictions")
@@ -507,7 +507,7 @@ plt.show()
 #
 # Ask for central intervals of many widths, and count how often they hold the truth.
 
-# %% mystnb={"figure": {"caption": "Promise and delivery of predicted intervals. On the diagonal they are honest; below it they would be too narrow.", "name": "fig-01-calibration"}, "image": {"alt": "Share of test galaxies inside their central interval against the share promised, for ten levels from 10 to 95 percent. The points lie on the diagonal or a little above it, farthest in the middle."}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "Promise and delivery of predicted intervals. On the diagonal they are honest; below it they would be too narrow.", "name": "fig-01-calibration"}, "image": {"alt": "Share of test galaxies inside their central interval against the share promised, for ten levels from 10 to 95 percent. The points lie on the diagonal or a little above it, farthest in the middle."}}
 levels = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95]
 intervals = {
     level: [x.cpu().numpy() for x in p.interval(level)] for level in levels
@@ -522,7 +522,7 @@ plt.show()
 # Boosting needs a new model for each row of this figure, trained for just that set of bands.
 # The transformer is the same one throughout.
 
-# %% mystnb={"figure": {"caption": "One trained transformer asked with fewer and more bands, beside a boosting model of its own, on raw magnitudes, for each set of bands.", "name": "fig-01-subsets"}, "image": {"alt": "R squared of redshift by the bands given. Both methods rise from about one half with r alone to more than 0.8 with all five optical bands, and the infrared bands change little. The one transformer keeps up with or passes the separate boosting models."}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "One trained transformer asked with fewer and more bands, beside a boosting model of its own, on raw magnitudes, for each set of bands.", "name": "fig-01-subsets"}, "image": {"alt": "R squared of redshift by the bands given. Both methods rise from about one half with r alone to more than 0.8 with all five optical bands, and the infrared bands change little. The one transformer keeps up with or passes the separate boosting models."}}
 largest = run[(run.n == run.n.max()) & (run.method == embeddings[0])]
 by_inputs = {
     name: largest[largest.task == f"subset: {name}"].r2.tolist()
@@ -547,7 +547,7 @@ plt.show()
 # The full profile repeats all of this with 300, 1,000, 3,000 and 8,000 training galaxies, over five seeds, at the same number of steps with and without the geometry of the codes.
 # The test galaxies stay the same.
 
-# %% mystnb={"figure": {"caption": "Typical error of the redshift from five bands, against the number of training galaxies (full profile; bands are 95 % intervals of the mean over seeds). Lower is better.", "name": "fig-01-learning"}, "image": {"alt": "Typical redshift error against 300, 1,000, 3,000 and 8,000 training galaxies for four methods. The transformer with value embeddings lies below boosting on raw magnitudes at every size, and is level with boosting on hand-made colours from 1,000 on. The transformer with table embeddings is far above both."}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "Typical error of the redshift from five bands, against the number of training galaxies (full profile; bands are 95 % intervals of the mean over seeds). Lower is better.", "name": "fig-01-learning"}, "image": {"alt": "Typical redshift error against 300, 1,000, 3,000 and 8,000 training galaxies for four methods. The transformer with value embeddings lies below boosting on raw magnitudes at every size, and is level with boosting on hand-made colours from 1,000 on. The transformer with table embeddings is far above both."}}
 if profile == "full":
     made_on, stored = "this machine", run
 else:

@@ -48,7 +48,7 @@ sizes: list[int] = [
 ]  # training samples to measure at, growing
 output_dir: str = ""  # where results.json and the figures go; empty for nowhere
 
-# %%
+# %% tags=["hide-input"]
 import functools
 import importlib.util
 import itertools
@@ -116,7 +116,7 @@ def nearest(x, codebook):
     return np.searchsorted((codebook[1:] + codebook[:-1]) / 2, x)
 
 
-# %% mystnb={"figure": {"caption": "Sixteen codes for redshift. Equal steps spend half of them on a handful of galaxies; quantiles give nearly every code its share.", "name": "fig-02-codes"}, "image": {"alt": "Left: histogram of redshift, skewed with a long tail to the right; a row of 16 ticks in equal steps spans the whole axis, a second row of 16 ticks at quantiles is dense where galaxies are many. Right: galaxies per code; in equal steps three codes hold more than 1,500 each and the upper half nearly none, at quantiles nearly all hold about 500; the first holds fewer and the last next to none."}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "Sixteen codes for redshift. Equal steps spend half of them on a handful of galaxies; quantiles give nearly every code its share.", "name": "fig-02-codes"}, "image": {"alt": "Left: histogram of redshift, skewed with a long tail to the right; a row of 16 ticks in equal steps spans the whole axis, a second row of 16 ticks at quantiles is dense where galaxies are many. Right: galaxies per code; in equal steps three codes hold more than 1,500 each and the upper half nearly none, at quantiles nearly all hold about 500; the first holds fewer and the last next to none."}}
 left, right = plt.subplots(1, 2, figsize=(7.2, 3.4))[1]
 left.hist(redshift, bins=60, color="0.8")
 layouts = {"equal steps": equal_steps, "quantiles": quantiles}
@@ -273,7 +273,7 @@ pd.DataFrame(
 # Labs write bilirubin with one decimal, so a few low values repeat very often.
 # Repeated values share one code, and many patients' numbers come back exactly; the codebook may then hold fewer codes than it was asked for.
 
-# %% mystnb={"figure": {"caption": "How far a decoded bilirubin is off (root mean square of the log ratio), by value, with 32 codes. Errors below 0.001 are drawn there.", "name": "fig-02-scale"}, "image": {"alt": "Relative error against bilirubin from 0.1 to above 30 mg/dL, both axes logarithmic, four lines. Equal steps are off by half or more below 1 mg/dL and best at the highest values. Equal steps of the log are level at about 0.06. The two quantile codebooks lie on each other: at the floor of 0.001 below 1 mg/dL, then rising to about 0.6 in the tail, where the log scale is slightly lower."}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "How far a decoded bilirubin is off (root mean square of the log ratio), by value, with 32 codes. Errors below 0.001 are drawn there.", "name": "fig-02-scale"}, "image": {"alt": "Relative error against bilirubin from 0.1 to above 30 mg/dL, both axes logarithmic, four lines. Equal steps are off by half or more below 1 mg/dL and best at the highest values. Equal steps of the log are level at about 0.06. The two quantile codebooks lie on each other: at the floor of 0.001 below 1 mg/dL, then rising to about 0.6 in the tail, where the log scale is slightly lower."}}
 ax = plt.subplots(figsize=(6.0, 3.6))[1]
 edges = np.geomspace(0.1, 64, 9)
 place = np.digitize(bili_true.numpy(), edges[1:-1])
@@ -398,7 +398,7 @@ kept = {
     "AION's batches": share_kept(lambda i: i // BATCH * BATCH - 1),
 }
 
-# %% mystnb={"figure": {"caption": "How often an item is left in the reservoir at the end of the stream. Algorithm R treats all alike.", "name": "fig-02-reservoir"}, "image": {"alt": "Share of streams that keep item i against its position 0 to 63. Algorithm R scatters closely around a level line at 25 percent. The batch rule keeps the first 15 items in about 14 percent, the sixteenth in over 40, and in each later batch the share climbs from the first item to the last, up to over 40 percent."}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "How often an item is left in the reservoir at the end of the stream. Algorithm R treats all alike.", "name": "fig-02-reservoir"}, "image": {"alt": "Share of streams that keep item i against its position 0 to 63. Algorithm R scatters closely around a level line at 25 percent. The batch rule keeps the first 15 items in about 14 percent, the sixteenth in over 40, and in each later batch the share climbs from the first item to the last, up to over 40 percent."}}
 ax = plt.subplots(figsize=(6.0, 3.2))[1]
 ax.axhline(100 * KEPT / LENGTH, color="0.3", linewidth=1)
 for i, (name, share) in enumerate(kept.items()):
@@ -457,7 +457,7 @@ if importlib.util.find_spec("aion"):
 print(f"AION's rule: {np.mean(theirs == 0):.1%} of the codebook is exactly 0")
 print(f"ScalarCodec: {np.mean(ours == 0):.1%}")
 
-# %% mystnb={"figure": {"caption": "1,024 codes from 500 numbers around 5: the value of every code. AION's rule gives nearly all of them to the zeros that its reservoir began with.", "name": "fig-02-collapse"}, "image": {"alt": "Code value against code number. AION's rule is a flat line at zero for nearly all 1,024 codes and jumps to about 5 to 8 at the very end. ScalarCodec rises smoothly from 1 to 8, steeply at both ends."}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "1,024 codes from 500 numbers around 5: the value of every code. AION's rule gives nearly all of them to the zeros that its reservoir began with.", "name": "fig-02-collapse"}, "image": {"alt": "Code value against code number. AION's rule is a flat line at zero for nearly all 1,024 codes and jumps to about 5 to 8 at the very end. ScalarCodec rises smoothly from 1 to 8, steeply at both ends."}}
 ax = plt.subplots(figsize=(6.0, 3.2))[1]
 ax.plot(theirs, "-", label="AION's rule", color="C4")
 ax.plot(ours, "-", label="ScalarCodec", color="C0")
@@ -644,7 +644,7 @@ print(
     f" measured on {made_on}"
 )
 
-# %% mystnb={"figure": {"caption": "Error on new numbers against the number of training samples; bands are 95 % intervals of the (geometric) mean over seeds, dotted lines the limits, dashed lines the theory of the flat law. Grey: the seed document's minimum, 10,000, and good, 100,000.", "name": "fig-02-samples"}, "image": {"alt": "Four panels, flat, normal, lognormal and Student's t law, with error on a log axis against training samples from 10 up. ScalarCodec with 256 and 1,024 codes falls steeply up to a few hundred samples. For the flat law it then closes in on the limit slowly, along the theory. For the other three it reaches its limit between some 100 and 1,000 samples, falls below it and rises a little towards it at the end. AION's rule lies far above at every size, by more than a hundredfold in places, and still by a factor of 2 to 6 at 100,000 samples."}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "Error on new numbers against the number of training samples; bands are 95 % intervals of the (geometric) mean over seeds, dotted lines the limits, dashed lines the theory of the flat law. Grey: the seed document's minimum, 10,000, and good, 100,000.", "name": "fig-02-samples"}, "image": {"alt": "Four panels, flat, normal, lognormal and Student's t law, with error on a log axis against training samples from 10 up. ScalarCodec with 256 and 1,024 codes falls steeply up to a few hundred samples. For the flat law it then closes in on the limit slowly, along the theory. For the other three it reaches its limit between some 100 and 1,000 samples, falls below it and rises a little towards it at the end. AION's rule lies far above at every size, by more than a hundredfold in places, and still by a factor of 2 to 6 at 100,000 samples."}}
 SHOW = {
     NEAREST.format(256): "ScalarCodec, 256 codes",
     NEAREST.format(1024): "ScalarCodec, 1,024 codes",
@@ -788,7 +788,7 @@ if gap:
 #
 # ### Real columns, and the use of codes
 
-# %% mystnb={"figure": {"caption": "Left: real columns, 1,024 codes, error on 1,500 held-out values. Right: how evenly codes are used depends on samples a code alone; dashed, the theory.", "name": "fig-02-real"}, "image": {"alt": "Left: error divided by standard deviation against training samples for redshift, r magnitude, age and bilirubin. All fall from between 0.2 and 0.6 at 10 samples, to about 0.02 for three of them and below 0.005 for age. Right: evenness against samples per code for codebooks of 64 to 4,096; beyond one sample a code all lie on one rising curve, which crosses 90 percent between 2 and 3 samples a code, and the theory lies on it."}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "Left: real columns, 1,024 codes, error on 1,500 held-out values. Right: how evenly codes are used depends on samples a code alone; dashed, the theory.", "name": "fig-02-real"}, "image": {"alt": "Left: error divided by standard deviation against training samples for redshift, r magnitude, age and bilirubin. All fall from between 0.2 and 0.6 at 10 samples, to about 0.02 for three of them and below 0.005 for age. Right: evenness against samples per code for codebooks of 64 to 4,096; beyond one sample a code all lie on one rising curve, which crosses 90 percent between 2 and 3 samples a code, and the theory lies on it."}}
 left, right = plt.subplots(1, 2, figsize=(7.2, 3.8))[1]
 shown = stored[stored.method == NEAREST.format(1024)]
 plots.learning_curves(

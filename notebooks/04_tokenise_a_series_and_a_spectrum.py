@@ -26,7 +26,7 @@
 #
 # **What you'll need**: what a code on a grid is, from *Tokenise an image*. The sensor windows travel with the package.
 #
-# **Runtime**: about a minute on two CPU cores with the default parameters. `aion-lite run 04 --profile full -p data_dir=FOLDER` repeats the comparisons at all sizes over five seeds, on supernovae as well; it is meant for a GPU, and its results are stored with the book.
+# **Runtime**: about a minute on two CPU cores with the default parameters. `aion-lite run 04 --profile full -p data_dir=FOLDER` repeats the comparisons at all sizes over five seeds, on supernovae as well; it is meant for a GPU, and the page draws its stored results where there are some.
 
 # %% tags=["parameters"]
 profile: str = "fast"  # fast: small codecs on two CPU cores; full: every comparison, on a GPU
@@ -47,7 +47,7 @@ full_steps: int = 0  # steps of each training of the full profile; 0: its own
 data_dir: str = ""  # folder with the supernovae; empty: they are left out
 output_dir: str = ""  # where results.json and the figures go; empty for nowhere
 
-# %%
+# %% tags=["hide-input"]
 import math
 import time
 from functools import cache
@@ -207,7 +207,7 @@ print("the same codes by hand and by the codec:", bool(same > 0.999))
 # %% [markdown]
 # (A share of all and not all of them, because sums in another order may round a number on the edge to the other side.)
 
-# %% mystnb={"figure": {"caption": "Windows of people whom the codec has never seen, and what it gives back. Between them, the tokens: one square a stretch of 0.16 s, coloured by its first three numbers. Columns: abduction (ABD), internal rotation (IR) and upright row (ROW).", "name": "fig-04-windows"}, "image": {"alt": "Three columns, an exercise each. Top: acceleration along one axis over three seconds, as measured and as decoded; the decoded line follows the slow movement and misses fast jitter and sharp peaks. Bottom: the same for rotation. A row of 19 coloured squares stands between the two."}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "Windows of people whom the codec has never seen, and what it gives back. Between them, the tokens: one square a stretch of 0.16 s, coloured by its first three numbers. Columns: abduction (ABD), internal rotation (IR) and upright row (ROW).", "name": "fig-04-windows"}, "image": {"alt": "Three columns, an exercise each. Top: acceleration along one axis over three seconds, as measured and as decoded; the decoded line follows the slow movement and misses fast jitter and sharp peaks. Bottom: the same for rotation. A row of 19 coloured squares stands between the two."}}
 exercises = others.modalities["exercise"].values
 rows = [
     int((others.values["exercise"] == k).nonzero()[8, 0]) for k in (1, 3, 6)
@@ -354,7 +354,7 @@ absent = {k: 1 - here.float().mean().item() for k, (_, here, _) in kept.items()}
 table = pd.DataFrame(gap_table).T.assign(**{"share absent": absent})
 table.rename_axis("gaps").round(3)
 
-# %% mystnb={"figure": {"caption": "One test window with three kinds of gaps. Points: what the codec is given. Shaded: stretches whose token is absent; what is decoded there is no measurement, and is not drawn.", "name": "fig-04-gaps"}, "image": {"alt": "Three panels of one window over three seconds. First: points at irregular times, one step in three, with the decoded line near them, broken by narrow shaded bands where a stretch has none. Second: the decoded line is interrupted by a shaded band of about a second. Third: the acceleration is drawn although the rotation was not given; the line follows the points."}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "One test window with three kinds of gaps. Points: what the codec is given. Shaded: stretches whose token is absent; what is decoded there is no measurement, and is not drawn.", "name": "fig-04-gaps"}, "image": {"alt": "Three panels of one window over three seconds. First: points at irregular times, one step in three, with the decoded line near them, broken by narrow shaded bands where a stretch has none. Second: the decoded line is interrupted by a shaded band of about a second. Third: the acceleration is drawn although the rotation was not given; the line follows the points."}}
 which = int((others.values["exercise"] == 1).nonzero()[8, 0])
 fig, axes = plt.subplots(1, 3, figsize=(7.2, 2.9), sharey=True)
 for ax, kind in zip(axes, KINDS[1:], strict=True):
@@ -494,7 +494,7 @@ only_first = torch.equal(brighter[:, 1:], tokens[:, 1:])
 print("the same codes by hand and by the codec:", bool(same > 0.999))
 print("half as bright again changes token 0 alone:", only_first)
 
-# %% mystnb={"figure": {"caption": "Simulated test spectra: what is measured, the law behind it, and what is decoded from the tokens. Shaded: not covered; the decoded line ends where the decoded coverage does. Each is drawn in units of its amplitude.", "name": "fig-04-spectra"}, "image": {"alt": "Three panels of flux over amplitude against wavelength. Grey noisy measurements with larger scatter at both ends; a black smooth curve with six dips, the law; a blue decoded curve that follows it. Bands at the ends are shaded where a spectrum is not covered."}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "Simulated test spectra: what is measured, the law behind it, and what is decoded from the tokens. Shaded: not covered; the decoded line ends where the decoded coverage does. Each is drawn in units of its amplitude.", "name": "fig-04-spectra"}, "image": {"alt": "Three panels of flux over amplitude against wavelength. Grey noisy measurements with larger scatter at both ends; a black smooth curve with six dips, the law; a blue decoded curve that follows it. Bands at the ends are shaded where a spectrum is not covered."}}
 fig, axes = plt.subplots(3, 1, figsize=(7.0, 5.2), sharex=True)
 decoded_cover = spectra.decode_present(tokens)
 for ax, i in zip(axes, (2, 5, 7), strict=True):
@@ -810,7 +810,7 @@ else:
 print("The figure and tables below show", made_by + ".")
 
 
-# %% mystnb={"figure": {"caption": "Share of the variance that a codec misses on new samples, against how many it was trained on (bands are 95 % intervals of the mean over seeds). Dashed: the rule of thumb. The opponents are k-means on stretches and principal components.", "name": "fig-04-learning"}, "image": {"alt": "Four panels, watch, swings, supernovae and absorbers: unexplained share of the variance of test samples against the number of training samples, both axes logarithmic, for the codec and its opponent. Dashed vertical lines stand at 1,000, 10,000 and 100,000. The panel of a set that was not run is empty and says so."}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "Share of the variance that a codec misses on new samples, against how many it was trained on (bands are 95 % intervals of the mean over seeds). Dashed: the rule of thumb. The opponents are k-means on stretches and principal components.", "name": "fig-04-learning"}, "image": {"alt": "Four panels, watch, swings, supernovae and absorbers: unexplained share of the variance of test samples against the number of training samples, both axes logarithmic, for the codec and its opponent. Dashed vertical lines stand at 1,000, 10,000 and 100,000. The panel of a set that was not run is empty and says so."}}
 LINES = {"minimum": 1000, "good": 10_000, "better": 100_000}
 TITLES = {
     "watch": "series: watch",

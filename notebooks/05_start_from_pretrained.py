@@ -26,7 +26,7 @@
 #
 # **What you'll need**: what a codec is, from *Tokenise an image*. The pictures and the encoder's weights come in packages.
 #
-# **Runtime**: about a minute on two CPU cores with the default parameters. `aion-lite run 05 --profile full -p data_dir=FOLDER` repeats everything on up to 10,000 images over five seeds; it is meant for a GPU, and its results are stored with the book.
+# **Runtime**: about a minute on two CPU cores with the default parameters. `aion-lite run 05 --profile full -p data_dir=FOLDER` repeats everything on up to 10,000 images over five seeds; it is meant for a GPU, and the page draws its stored results where there are some.
 
 # %% tags=["parameters"]
 profile: str = "fast"  # fast: one size, small codecs, two CPU cores; full: every size, a GPU
@@ -37,7 +37,7 @@ steps: int = 0  # optimiser steps of each image codec; 0 for the profile's own
 data_dir: str = ""  # folder with all of Fashion-MNIST; empty for our sample
 output_dir: str = ""  # where results.json and the figures go; empty for nowhere
 
-# %%
+# %% tags=["hide-input"]
 import importlib.util
 import time
 from pathlib import Path
@@ -248,7 +248,7 @@ read = {
     for pretrained in (True, False)
 }
 
-# %% mystnb={"figure": {"caption": "What a linear model reads from each stage in images held out: the pixels (left) and the class (right). The circled stage is the one chosen.", "name": "fig-05-stages"}, "image": {"alt": "Two panels against the stages 0 to 4 of the encoder, for pretrained and random weights. Left: R squared of the pixels, which falls from stage to stage, with both weights nearly alike down to stage 3; at stage 4 the pretrained ones leave the panel below zero. Right: accuracy of the class; with pretrained weights it rises to stage 3 and lies above the random ones at every stage."}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "What a linear model reads from each stage in images held out: the pixels (left) and the class (right). The circled stage is the one chosen.", "name": "fig-05-stages"}, "image": {"alt": "Two panels against the stages 0 to 4 of the encoder, for pretrained and random weights. Left: R squared of the pixels, which falls from stage to stage, with both weights nearly alike down to stage 3; at stage 4 the pretrained ones leave the panel below zero. Right: accuracy of the class; with pretrained weights it rises to stage 3 and lies above the random ones at every stage."}}
 panels = plt.subplots(1, 2, figsize=(7.4, 3.4))[1]
 TITLES = {"pixels": "$R^2$ of the pixels", "class": "accuracy of the class"}
 for ax, (by, title) in zip(panels, TITLES.items(), strict=True):
@@ -414,7 +414,7 @@ codecs, records = experiment(SHOWN, seed, chosen)
 report = evaluate_codec(codecs["scratch"], test)
 assert np.isclose(report["r2"], records[0]["r2"], atol=1e-3)
 
-# %% mystnb={"figure": {"caption": "Test images, and what each codec gives back of them from equally many tokens of equally many codes.", "name": "fig-05-reconstructions"}, "image": {"alt": "Five rows of ten pictures of clothes, one of each class: the originals, and what the four codecs decode. From scratch and from the pretrained pixel stage they are a little blurred; from the pretrained stage chosen by labels and from the random one the outlines stay and the inner detail is lost."}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "Test images, and what each codec gives back of them from equally many tokens of equally many codes.", "name": "fig-05-reconstructions"}, "image": {"alt": "Five rows of ten pictures of clothes, one of each class: the originals, and what the four codecs decode. From scratch and from the pretrained pixel stage they are a little blurred; from the pretrained stage chosen by labels and from the random one the outlines stay and the inner detail is lost."}}
 labels = test.values["class"]
 one_each = [int((labels == k).nonzero()[0, 0]) for k in range(10)]
 originals = test.values["image"][one_each]
@@ -560,7 +560,7 @@ else:
 print(f"The figures and tables below show {made_by},")
 print(f"{stored.seed.nunique()} seed(s).")
 
-# %% mystnb={"figure": {"caption": "Reconstruction and linear probe on the tokens of new images, against the number of training images (bands are 95 % intervals of the mean over seeds).", "name": "fig-05-learning"}, "image": {"alt": "Two panels against the number of training images on a logarithmic axis. Left: R squared of the reconstruction for the four codecs. Right: accuracy of the linear probe on the tokens of the same codecs, and on raw pixels."}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "Reconstruction and linear probe on the tokens of new images, against the number of training images (bands are 95 % intervals of the mean over seeds).", "name": "fig-05-learning"}, "image": {"alt": "Two panels against the number of training images on a logarithmic axis. Left: R squared of the reconstruction for the four codecs. Right: accuracy of the linear probe on the tokens of the same codecs, and on raw pixels."}}
 left, right = plt.subplots(1, 2, figsize=(7.6, 4.4))[1]
 image = {k: v for k, v in LABELS.items() if k != "signal"}
 plots.learning_curves(
@@ -659,7 +659,7 @@ images_only = factors[~factors.task.str.startswith("series")]
 images_only = images_only[images_only.method != "pixels"]
 in_words_by_method(images_only)
 
-# %% mystnb={"figure": {"caption": "How many times more images the codec from scratch needs to do as well, against the number that the frozen one had (bars are 95 % intervals over seeds; triangles are bounds). Dashed: the promise, ten. Solid: nothing saved.", "name": "fig-05-factor"}, "image": {"alt": "Two panels, reconstruction and probe, of the factor against the number of training images, both axes logarithmic, for the pretrained codecs and the random one. A dashed line marks ten and a solid line one; grey marks the region above the largest set over n, which can't be measured."}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "How many times more images the codec from scratch needs to do as well, against the number that the frozen one had (bars are 95 % intervals over seeds; triangles are bounds). Dashed: the promise, ten. Solid: nothing saved.", "name": "fig-05-factor"}, "image": {"alt": "Two panels, reconstruction and probe, of the factor against the number of training images, both axes logarithmic, for the pretrained codecs and the random one. A dashed line marks ten and a solid line one; grey marks the region above the largest set over n, which can't be measured."}}
 panels = plt.subplots(1, 2, figsize=(7.6, 4.2), sharey=True)[1]
 for ax, task in zip(panels, ("reconstruction", "probe"), strict=True):
     part = images_only[images_only.task == task]
@@ -703,7 +703,7 @@ plt.show()
 # The test is the wrist's motion in seven exercises of physiotherapy {cite:p}`burns-2018-shoulder`, three seconds of acceleration and rotation at a time, split by person.
 # Again the rivals are a codec from scratch, random frozen weights and the raw signal.
 
-# %% mystnb={"figure": {"caption": "Reconstruction and linear probe for windows of a wrist's motion, of people who were not in the training set (bands are 95 % intervals of the mean over seeds).", "name": "fig-05-series"}, "image": {"alt": "Two panels against the number of training windows on a logarithmic axis. Left: R squared of the reconstruction for the codec from scratch, the pretrained and the random one. Right: accuracy of a linear probe of the exercise on their tokens and on the raw signal."}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "Reconstruction and linear probe for windows of a wrist's motion, of people who were not in the training set (bands are 95 % intervals of the mean over seeds).", "name": "fig-05-series"}, "image": {"alt": "Two panels against the number of training windows on a logarithmic axis. Left: R squared of the reconstruction for the codec from scratch, the pretrained and the random one. Right: accuracy of a linear probe of the exercise on their tokens and on the raw signal."}}
 left, right = plt.subplots(1, 2, figsize=(7.6, 4.2))[1]
 colors = plt.rcParams["axes.prop_cycle"].by_key()["color"]
 for ax in (left, right):  # each method in its colour of above

@@ -25,7 +25,7 @@
 #
 # **What you'll need**: nothing but this page. The data travel with the package. [Tokenise an image](03_tokenise_an_image.ipynb) tells where tokens come from.
 #
-# **Runtime**: about a minute and a half on two CPU cores with the default parameters. `aion-lite run 06 --profile full` repeats the comparisons over five seeds, with larger models; it is meant for a GPU, and its results are stored with the book.
+# **Runtime**: about a minute and a half on two CPU cores with the default parameters. `aion-lite run 06 --profile full` repeats the comparisons over five seeds, with larger models; it is meant for a GPU, and the page draws its stored results where there are some.
 
 # %% tags=["parameters"]
 profile: str = "fast"  # fast: small models, two CPU cores; full: every comparison, on a GPU
@@ -44,7 +44,7 @@ data_dir: str = ""  # all of Fashion-MNIST (full profile); empty: the sample
 step_file: str = "../benchmarks/results/train_step.json"  # the GPU's speed
 output_dir: str = ""  # where results.json and the figures go; empty for nowhere
 
-# %%
+# %% tags=["hide-input"]
 import importlib.util
 import json
 import math
@@ -228,7 +228,7 @@ print(f"{sum(p.numel() for p in model.parameters()):,} weights")
 # What was not measured does neither.
 # `sample_masks` follows AION-1 {cite:p}`parker-2025-aion`: one modality is drawn first and gives a random number of its tokens to the inputs, the others fill up; among the targets one modality is drawn first again, and the others get a share that is mostly small.
 
-# %% mystnb={"figure": {"caption": "Masks of twelve samples. Each row is one sample, each column one token place; in most samples some column of the table or the class was not measured.", "name": "fig-06-masks"}, "image": {"alt": "A grid with twelve rows and a column for each token place, in three groups: image, shape and class. Blue cells enter, orange cells are asked, grey cells are left out and crossed white cells are absent. The number of blue cells differs from row to row, and every row has an orange cell."}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "Masks of twelve samples. Each row is one sample, each column one token place; in most samples some column of the table or the class was not measured.", "name": "fig-06-masks"}, "image": {"alt": "A grid with twelve rows and a column for each token place, in three groups: image, shape and class. Blue cells enter, orange cells are asked, grey cells are left out and crossed white cells are absent. The number of blue cells differs from row to row, and every row has an orange cell."}}
 generator = torch.Generator().manual_seed(seed + 3)
 SHOWN = 12
 some_present = {
@@ -316,7 +316,7 @@ share = by_formula / counter.get_total_flops()
 assert 0.75 < share <= 1.0, "the formula and PyTorch disagree"
 print("the blocks do more than three quarters of all operations:", share > 0.75)
 
-# %% mystnb={"figure": {"caption": "Three budgets side by side, eight samples each, with everything measured. Titles tell the tokens that enter and are asked, and millions of operations a sample and training step.", "name": "fig-06-budgets"}, "image": {"alt": "Three grids of eight samples by all token places. With the smallest budget a few cells are blue or orange and most are grey; with the middle one more than a third are in use; with the largest most are, but some samples leave a part grey. The operations written above grow with the coloured share."}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "Three budgets side by side, eight samples each, with everything measured. Titles tell the tokens that enter and are asked, and millions of operations a sample and training step.", "name": "fig-06-budgets"}, "image": {"alt": "Three grids of eight samples by all token places. With the smallest budget a few cells are blue or orange and most are grey; with the middle one more than a third are in use; with the largest most are, but some samples leave a part grey. The operations written above grow with the coloured share."}}
 EIGHT = torch.ones(8, ALL, dtype=torch.bool)
 
 
@@ -356,7 +356,7 @@ controls = widgets.sliders(
 # %% [markdown]
 # At the shape of AION-Base, that is the difference between a price for what you *use* and a price for all you have *declared*.
 
-# %% mystnb={"figure": {"caption": "Operations of a training step and sample at AION-Base's shape, against the number of token places of all modalities together. With AION's budgets the price stays; without, all tokens enter and all are asked.", "name": "fig-06-catalogue"}, "image": {"alt": "Two lines on logarithmic axes against 384 to 20,000 declared token places. With a budget of 256 in and 128 asked the line is flat. Without budgets it starts above that and rises, ever more steeply."}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "Operations of a training step and sample at AION-Base's shape, against the number of token places of all modalities together. With AION's budgets the price stays; without, all tokens enter and all are asked.", "name": "fig-06-catalogue"}, "image": {"alt": "Two lines on logarithmic axes against 384 to 20,000 declared token places. With a budget of 256 in and 128 asked the line is flat. Without budgets it starts above that and rises, ever more steeply."}}
 base = SIZES["base"]["d_model"], SIZES["base"]["num_layers"]
 declared = np.geomspace(384, 20_000, 50)
 ax = plt.subplots(figsize=(6.0, 3.4))[1]
@@ -592,7 +592,7 @@ def frequencies(tokens, test, name: str) -> float:
 frame = history.to_frame()
 levels = {name: frequencies(tokens, asked, name) for name in PLACES}
 
-# %% mystnb={"figure": {"caption": "Loss of each modality while the model trains: the tokens asked of each batch, and their running mean. Dashed: what the frequencies of codes alone score.", "name": "fig-06-training"}, "image": {"alt": "Three panels, image, shape and class: cross-entropy in nats a token against the step, noisy points with a smooth line through them. All three fall, from above their dashed line to below it."}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "Loss of each modality while the model trains: the tokens asked of each batch, and their running mean. Dashed: what the frequencies of codes alone score.", "name": "fig-06-training"}, "image": {"alt": "Three panels, image, shape and class: cross-entropy in nats a token against the step, noisy points with a smooth line through them. All three fall, from above their dashed line to below it."}}
 axes = plt.subplots(1, 3, figsize=(7.6, 3.0))[1]
 for g, (ax, name) in enumerate(zip(axes, PLACES, strict=True)):
     nats = frame[f"nll/{name}"]
@@ -890,7 +890,7 @@ NOTHING = (
     "There is no such comparison: not stored yet, and not made in this run."
 )
 
-# %% mystnb={"figure": {"caption": "Error of the redshift by the bands that are given, for models that met gaps in training and for one that did not (with several seeds, lines are 95 % intervals of the mean). Dotted: always guessing the mean. Further left is better.", "name": "fig-06-missing"}, "image": {"alt": "Six rows of bands given, from r alone to all eight, with a mark a model for the error of the redshift. The two masked models stay left of the dotted line of a constant guess in every row; the one trained with half missing is level with the other in two rows and a little behind it in the rest. The model that never met a gap has the smallest error with all eight bands and with the five optical ones, is close to masked with two or three of those, and is beyond the dotted line with r alone, by far the largest error, and with J, H, K alone. Filled with the mean it is behind masked in every row but the last two."}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "Error of the redshift by the bands that are given, for models that met gaps in training and for one that did not (with several seeds, lines are 95 % intervals of the mean). Dotted: always guessing the mean. Further left is better.", "name": "fig-06-missing"}, "image": {"alt": "Six rows of bands given, from r alone to all eight, with a mark a model for the error of the redshift. The two masked models stay left of the dotted line of a constant guess in every row; the one trained with half missing is level with the other in two rows and a little behind it in the rest. The model that never met a gap has the smallest error with all eight bands and with the five optical ones, is close to masked with two or three of those, and is beyond the dotted line with r alone, by far the largest error, and with J, H, K alone. Filled with the mean it is behind masked in every row but the last two."}}
 found, missing_by = part("redshift from ")
 METHODS = {
     "masked": "masked",
@@ -965,7 +965,7 @@ if len(found):
 # More tokens in give the model more to see at once; more asked give it more to learn from at each step.
 # Seconds are of this device while it may have had other work; operations are not.
 
-# %% mystnb={"figure": {"caption": "Accuracy of the class given the image, against the price of a training step, for budgets at equal steps (mean over seeds, with its 95 % interval where there are several). Labels: tokens in, tokens asked. Along the blue points the tokens that enter grow; orange ones, in the full profile, ask fewer or more.", "name": "fig-06-budget"}, "image": {"alt": "Points of test accuracy against millions of operations a sample and step, one for each budget and labelled with it."}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "Accuracy of the class given the image, against the price of a training step, for budgets at equal steps (mean over seeds, with its 95 % interval where there are several). Labels: tokens in, tokens asked. Along the blue points the tokens that enter grow; orange ones, in the full profile, ask fewer or more.", "name": "fig-06-budget"}, "image": {"alt": "Points of test accuracy against millions of operations a sample and step, one for each budget and labelled with it."}}
 budget, budget_by = part("budget")
 if len(budget):
     ax = plt.subplots(figsize=(6.4, 3.8))[1]
@@ -1085,7 +1085,7 @@ if {"what", "variant", "batch", "samples_per_second"} <= set(speeds):
     print("Samples a second:")
     display(speeds.round(2))
 
-# %% mystnb={"figure": {"caption": "Where the time of one training step goes, as the profiler sees it on the GPU.", "name": "fig-06-profile"}, "image": {"alt": "Horizontal bars of milliseconds in one training step by kind of work, such as matrix products, attention, norms and activations, optimiser and other, each with its share of the step written at its end."}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "Where the time of one training step goes, as the profiler sees it on the GPU.", "name": "fig-06-profile"}, "image": {"alt": "Horizontal bars of milliseconds in one training step by kind of work, such as matrix products, attention, norms and activations, optimiser and other, each with its share of the step written at its end."}}
 spent = pd.DataFrame(speed.get("profile") or [])
 if {"kind", "milliseconds"} <= set(spent):
     spent = spent.sort_values("milliseconds")
