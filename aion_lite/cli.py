@@ -250,6 +250,9 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         return args.call(args)
+    except BrokenPipeError:  # the reader of the list has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except (Refused, SyntaxError) as error:
         print(f"aion-lite {args.command}: {error}", file=sys.stderr)
         return 2

@@ -209,10 +209,11 @@ def merge_results(paths: Sequence[str | Path], out: str | Path) -> Path:
 
 
 def made_on(settings: Mapping[str, Any]) -> str:
-    """Device and commit of a results file, for a line on a page."""
+    """Devices and commits of a results file, for a line on a page."""
     made = settings.get("made_by", {"": settings}).values()
-    commits = list(dict.fromkeys(m["commit"][:7] for m in made))
-    return f"{settings['device']}, commit{'s' if len(commits) > 1 else ''} {', '.join(commits)}"
+    devices, commits = (list(dict.fromkeys(m[key] for m in made)) for key in ("device", "commit"))
+    plural = "s" if len(commits) > 1 else ""
+    return f"{' and '.join(devices)}, commit{plural} {', '.join(c[:7] for c in commits)}"
 
 
 def _write(path: str | Path, content: dict[str, Any]) -> Path:

@@ -1,4 +1,5 @@
-"""Which optimizer moves which parameter, and how fast: Muon for hidden matrices, AdamW for the rest.
+"""Which optimizer moves which parameter, and how fast: Muon for hidden matrices, AdamW for the rest; and the
+average of the weights on their way.
 
 Imports torch alone; knows nothing of models and data.
 """
@@ -52,6 +53,26 @@ def set_rate(optimizers: Sequence[torch.optim.Optimizer], rate: float | Tensor, 
             group["lr"] = rate if isinstance(rate, Tensor) else now
 
 
+def average_of(module: nn.Module, ema: float | None):
+    """A copy of ``module`` to hold the moving average of its weights; None without ``ema``."""
+    if ema is None:
+        return None
+    average = torch.optim.swa_utils.get_ema_multi_avg_fn(ema)
+    return torch.optim.swa_utils.AveragedModel(module, multi_avg_fn=average)
+
+
+@torch.no_grad()
+def follow(average, module: nn.Module, ema: float) -> None:
+    """``average.update_parameters``, which waits for the device, without the wait."""
+    if average.n_averaged == 0:
+        average.update_parameters(module)
+        return
+    torch._foreach_lerp_(list(average.module.parameters()), list(module.parameters()), 1 - ema)
+    for mean, now in zip(average.module.buffers(), module.buffers(), strict=True):
+        mean.copy_(now)
+    average.n_averaged += 1
+
+
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the quintic step; Jordan et al. 2024
 
 
@@ -81,6 +102,9 @@ class Muon(torch.optim.Optimizer):
             params,
             {"lr": lr, "weight_decay": weight_decay, "momentum": momentum, "num_iterations": num_iterations},
         )
+        if not (float(lr) >= 0 and weight_decay >= 0 and 0 <= momentum < 1):
+            given = f"{float(lr)}, {weight_decay} and {momentum}"
+            raise ValueError(f"lr and weight_decay start at 0 and momentum lies in 0..1, got {given}.")
         for group in self.param_groups:
             for p in group["params"]:
                 if p.ndim != 2:

@@ -37,6 +37,8 @@ class FiniteScalarQuantizer(nn.Module):
             raise ValueError(f"FSQ levels must be integers of 3 or more, got {list(levels)}.")
         self.num_levels = tuple(int(level) for level in levels)
         self.codebook_size = math.prod(self.num_levels)
+        if self.codebook_size > 2**53:
+            raise ValueError(f"FSQ levels {list(levels)} make more codes than can be counted: take fewer.")
         self.eps = eps
         levels_d = torch.tensor(self.num_levels, dtype=torch.int64)
         # Buffers of integers only: a codec cast to half precision keeps its codes.
@@ -136,7 +138,7 @@ class ScalarReservoirQuantizer(nn.Module):
         transform, inverse: increasing maps between the data's scale and the one the codes are laid out on.
         even: 0 to 1, the share of the codes that is laid out in equal steps over the range seen, not by
             quantiles. Quantiles leave a long tail of few numbers to few codes, and round it coarsely; with a
-            share s, no step is wider than range / (s * codebook_size).
+            share s, no step is wider than range / (s * (codebook_size - 1)).
     """
 
     def __init__(
@@ -316,6 +318,8 @@ class ScalarCompressedReservoirQuantizer(ScalarReservoirQuantizer):
         scale: float = 1.0,
         even: float = 0.0,
     ):
+        if not 0 < scale < math.inf:
+            raise ValueError(f"scale is where the scale turns logarithmic, above 0, got {scale}.")
         transform, inverse = lambda x: torch.asinh(x / scale), lambda z: torch.sinh(z) * scale
         super().__init__(codebook_size, reservoir_size, seed, transform, inverse, even)
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import copy
 import functools
 import math
+import operator
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -31,7 +32,7 @@ from tqdm.auto import tqdm
 from aion_lite import checkpoint as checkpoints
 from aion_lite.data.token_store import TokenStore, batches, pieces
 from aion_lite.data.tokens import TokenDataset
-from aion_lite.optimizers import lr_share, make_optimizers, set_rate
+from aion_lite.optimizers import average_of, follow, lr_share, make_optimizers, set_rate
 from aion_lite.recorded import RecordedStep
 
 Samples = TokenDataset | TokenStore | TensorDataset | Tensor
@@ -110,15 +111,18 @@ def train(
     from accelerate.state import AcceleratorState
 
     for samples in (data, validation):
-        if not isinstance(samples, (TokenDataset, TokenStore, TensorDataset, Tensor, type(None))):
+        if samples is data is None or not isinstance(
+            samples, (TokenDataset, TokenStore, TensorDataset, Tensor, type(None))
+        ):
             kind = type(samples).__name__
             raise TypeError(f"Training needs tokens or a tensor, got {kind}: give codecs.encode(data set).")
     steps = _num_steps(len(data), batch_size, steps, num_epochs)
-    for every in (validate_every, checkpoint_every, log_every):
-        if every < 1:
-            raise ValueError(f"validate_every, checkpoint_every and log_every start at 1, got {every}.")
+    counts = {"validate_every": validate_every, "checkpoint_every": checkpoint_every, "log_every": log_every}
+    _check_settings(lr, weight_decay, clip, warmup, ema, {**counts, "patience": patience})
+    if not hasattr(module, "loss"):
+        raise TypeError(f"Training needs a module with a method loss, got {type(module).__name__}.")
     # Numbers of numpy are refused by torch: as a seed, and as code in a checkpoint.
-    lr, weight_decay, seed = float(lr), float(weight_decay), int(seed)
+    lr, weight_decay, seed = float(lr), float(weight_decay), operator.index(seed)
     # Each run may choose its own device and precision, unless processes have been joined into a group.
     AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
     accelerator = Accelerator(cpu=device == "cpu", mixed_precision=mixed_precision)
@@ -130,11 +134,13 @@ def train(
         if samples is not None and hasattr(module, "check"):
             for piece in pieces(samples):  # here: to look at values in the loop would wait for the device
                 module.check(piece)
+    if isinstance(data, TokenDataset) and not any(bool(p.any()) for p in data.present.values()):
+        raise ValueError(f"Nothing was measured in any of the {len(data)} samples.")
     on_gpu = accelerator.device.type == "cuda"
     rate = torch.tensor(lr, device=accelerator.device) if on_gpu else lr  # one number for all groups
     optimizers = [accelerator.prepare(o) for o in make_optimizers(module, optimizer, rate, weight_decay)]
     wrapped = accelerator.prepare(_Loss(module))
-    average = _average_of(module, ema)
+    average = average_of(module, ema)
 
     def update(inputs: Any) -> tuple[Tensor, dict[str, Tensor]]:
         """One step on these rows of the data, or on this batch read from disk: (loss, metrics)."""
@@ -146,7 +152,7 @@ def train(
             opt.step()
             opt.zero_grad(set_to_none=True)
         if average is not None:
-            _follow(average, module, ema)
+            follow(average, module, ema)
         return loss.detach(), metrics
 
     if on_gpu and record and on_step is None and mixed_precision != "fp16" and accelerator.num_processes == 1:
@@ -156,7 +162,10 @@ def train(
         settings={
             "steps": steps, "batch_size": batch_size, "lr": lr, "seed": seed, "samples": len(data),
             "optimizer": optimizer, "weight_decay": weight_decay, "warmup": warmup, "clip": clip, "ema": ema,
+            "mixed_precision": mixed_precision, "validate_every": validate_every, "patience": patience,
             "data": _checksum(data) if checkpoint is not None else None,
+            "validation": _checksum(validation) if None not in (checkpoint, validation) else None,
+            **{f"model's {name}": repr(value) for name, value in getattr(module, "config", {}).items()},
         },
     )  # fmt: skip
     history, start, best = History(), 0, None
@@ -286,6 +295,16 @@ def _checksum(data: Samples) -> int:
     return checkpoints.checksum(data.tensors if isinstance(data, TensorDataset) else [data])
 
 
+def _check_settings(lr, weight_decay, clip, warmup, ema, counts: dict[str, int | None]) -> None:
+    if not (lr > 0 and weight_decay >= 0 and clip > 0 and 0 <= warmup <= 1 and (ema is None or 0 < ema < 1)):
+        raise ValueError(
+            f"Training needs lr and clip above 0, weight_decay of 0 or more, warmup in 0..1, ema between 0 "
+            f"and 1; got {lr}, {clip}, {weight_decay}, {warmup}, {ema}."
+        )
+    if any(count is not None and count < 1 for count in counts.values()):
+        raise ValueError(f"{', '.join(counts)} start at 1, got {list(counts.values())}.")
+
+
 def _num_steps(num_samples: int, batch_size: int, steps: int | None, num_epochs: float | None) -> int:
     if num_samples == 0:
         raise ValueError("There is no sample to train on.")
@@ -294,28 +313,9 @@ def _num_steps(num_samples: int, batch_size: int, steps: int | None, num_epochs:
     if (steps is None) == (num_epochs is None):
         raise ValueError(f"Give either steps or num_epochs, got steps={steps} and num_epochs={num_epochs}.")
     steps = steps if steps is not None else math.ceil(num_epochs * num_samples / batch_size)
-    if steps < 1:
-        raise ValueError(f"Training needs at least one step, got {steps}.")
+    if steps < 1 or steps != int(steps):
+        raise ValueError(f"Training needs a whole number of steps, at least one, got {steps}.")
     return int(steps)
-
-
-def _average_of(module: nn.Module, ema: float | None):
-    if ema is None:
-        return None
-    average = torch.optim.swa_utils.get_ema_multi_avg_fn(ema)
-    return torch.optim.swa_utils.AveragedModel(module, multi_avg_fn=average)
-
-
-@torch.no_grad()
-def _follow(average, module: nn.Module, ema: float) -> None:
-    """``average.update_parameters``, which waits for the device, without the wait."""
-    if average.n_averaged == 0:
-        average.update_parameters(module)
-        return
-    torch._foreach_lerp_(list(average.module.parameters()), list(module.parameters()), 1 - ema)
-    for mean, now in zip(average.module.buffers(), module.buffers(), strict=True):
-        mean.copy_(now)
-    average.n_averaged += 1
 
 
 def _record(history: History, step: int, values: dict[str, Any]) -> None:

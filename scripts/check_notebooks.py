@@ -109,7 +109,7 @@ def check_parameters(nb) -> list[str]:
 
 
 def check_tags(nb) -> list[str]:
-    """Only tags that mean something here, and two to four cells whose output is compared."""
+    """Only tags that mean something here, two to four cells whose output is compared, and no output lost."""
     bad = [
         f"tag {tag!r} is not one of {sorted(TAGS)}"
         for cell in nb.cells
@@ -119,6 +119,10 @@ def check_tags(nb) -> list[str]:
     compared = sum("nbval-check-output" in tags(cell) for cell in nb.cells)
     if not 2 <= compared <= 4:
         bad.append(f"{compared} cells are tagged nbval-check-output, 2 to 4 are wanted")
+    for number, cell in enumerate(code_cells(nb), 1):
+        shows = "nbval-check-output" in tags(cell) or "figure" in cell.metadata.get("mystnb", {})
+        if shows and not cell.outputs:
+            bad.append(f"code cell {number} ought to show something and has no output; run make notebooks")
     return bad
 
 

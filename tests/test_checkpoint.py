@@ -299,6 +299,12 @@ OTHER = {**SPECS, "pair": TokenSpec(2, 4, "nominal")}
         (transformer, {"optimizer": "adamw"}, r"other settings .*'optimizer': \('muon', 'adamw'\)"),
         (transformer, {"ema": 0.9}, r"other settings .*'ema': \(None, 0.9\)"),
         (transformer, {"weight_decay": 0.0, "warmup": 0.5}, "other settings .*'weight_decay'.*'warmup'"),
+        (transformer, {"patience": 2}, "other settings .*'patience'"),
+        (transformer, {"mixed_precision": "bf16"}, "other settings .*'mixed_precision'"),
+        (transformer, {"validation": None}, "other settings .*'validation'"),
+        (lambda: transformer(dropout=0.3), {}, r"other settings .*\"model's dropout\": \('0.*', '0.3'\)"),
+        (lambda: transformer(seed=1), {}, r"other settings .*\"model's seed\": \('0', '1'\)"),
+        (lambda: transformer(weights={"x": 2.0}), {}, "other settings .*model's weights"),
         (transformer, {"data": tokens(21)}, r"other settings .*'samples': \(20, 21\)"),
         (transformer, {"data": tokens(seed=2)}, "other settings .*'data'"),
         (

@@ -117,6 +117,8 @@ def test_tasks_may_be_of_other_commits_and_the_file_says_so(tmp_path):
     one, device = json.loads(paths[0].read_text()), settings["device"]
     assert evaluation.made_on(one) == f"{device}, commit {one['commit'][:7]}"
     assert evaluation.made_on(settings) == f"{device}, commits {one['commit'][:7]}, other"
+    settings["made_by"]["another task"]["device"] = "a GPU"
+    assert evaluation.made_on(settings).startswith(f"{device} and a GPU, commits ")
 
 
 def test_r2_of_truths_that_do_not_differ_is_refused():

@@ -396,3 +396,11 @@ def test_the_reservoir_refuses_bad_sizes_bad_codes_and_reading_before_data():
     quantizer.update(normal(20))
     with pytest.raises(ValueError, match=r"0\.\.7, got -1\.\.8"):
         quantizer.decode(torch.tensor([-1, 8]))
+
+
+def test_what_makes_no_codebook_is_refused():
+    with pytest.raises(ValueError, match="more codes than can be counted"):
+        FiniteScalarQuantizer([3] * 50)
+    for scale in (0.0, -1.0, float("inf"), float("nan")):
+        with pytest.raises(ValueError, match="above 0, got"):
+            ScalarCompressedReservoirQuantizer(scale=scale)

@@ -60,11 +60,17 @@ class CodecManager(nn.Module):
         return len(self.codecs)
 
     def fit(self, dataset: MultimodalDataset) -> CodecManager:
-        """Fit every codec that has nothing to train by gradient, on the measured values of ``dataset``."""
-        for name, codec in self.codecs.items():
+        """Fit every codec that has nothing to train by gradient, on the measured values of ``dataset``.
+
+        Raises ValueError, with no codec changed, where one is not declared or was never measured.
+        """
+        fitted = {name: codec for name, codec in self.codecs.items() if type(codec).fit is not Codec.fit}
+        for name in self.codecs:
             self._check_declared(name, dataset)
-            if type(codec).fit is not Codec.fit:
-                codec.fit(dataset.values[name], dataset.present[name])
+            if name in fitted and not dataset.present[name].any():
+                raise ValueError(f"{self.codecs[name].modality} has no measured sample to be fitted on.")
+        for name, codec in fitted.items():
+            codec.fit(dataset.values[name], dataset.present[name])
         return self
 
     def encode(self, dataset: MultimodalDataset) -> TokenDataset:

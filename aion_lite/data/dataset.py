@@ -208,7 +208,10 @@ def _column(frame: Any, modality: Modality) -> tuple[np.ndarray, np.ndarray]:
                 f"{modality} needs a column of numbers ({error}): clean it, or declare a Category of words."
             ) from None
     code = {value: i for i, value in enumerate(modality.values)}
-    unknown = sorted({str(v) for v in column[present]} - set(code))
+    names = column.astype(str)
+    if column.dtype.kind == "f" and (column[present] % 1 == 0).all() and not set(names[present]) <= set(code):
+        names = column.astype("Int64").astype(str)  # whole numbers: an empty cell has made them floats
+    unknown = sorted(set(names[present]) - set(code))
     if unknown:
         raise ValueError(f"{modality} has values that were not declared: {unknown[:5]}.")
-    return np.array([code[str(v)] if p else 0 for v, p in zip(column, present, strict=True)]), present
+    return np.array([code[name] if p else 0 for name, p in zip(names, present, strict=True)]), present

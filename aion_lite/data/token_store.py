@@ -228,7 +228,7 @@ def _map_columns(path: Path) -> tuple[dict[str, _Column], np.ndarray]:
         mapped = mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ)
     try:
         chunks = [c for c in pa.ipc.open_stream(pa.py_buffer(mapped)) if len(c)]
-    except pa.ArrowInvalid as error:
+    except (pa.ArrowInvalid, OSError) as error:
         raise ValueError(f"{path} is damaged ({error}): copy the folder again, or encode again.") from None
     file = np.frombuffer(mapped, np.uint8)  # keeps the map open
     columns = {n: _Column(file, [c.column(n) for c in chunks]) for n in chunks[0].schema.names}
@@ -290,6 +290,7 @@ def _read_description(folder: Path) -> dict[str, Any]:
         about = json.loads(path.read_text())
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is damaged ({error}): encode again.") from None
-    if not isinstance(about, dict) or about.get("format") != FORMAT:
+    expected = {"format", "num_samples", "vocab_sizes", "made_by", "checksums", "bytes"}
+    if not isinstance(about, dict) or about.get("format") != FORMAT or not expected <= set(about):
         raise ValueError(f"{path} is not of format {FORMAT}, which this version reads: encode again.")
     return about

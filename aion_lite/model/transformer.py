@@ -99,7 +99,7 @@ class MultimodalTransformer(nn.Module, Questions):
             num_layers < 1
             or nhead < 1
             or num_targets < 1
-            or min(num_inputs, min_inputs, smoothing, regression) < 0
+            or not all(x >= 0 for x in (num_inputs, min_inputs, smoothing, regression))
         ):
             raise ValueError(
                 f"A model needs num_layers, nhead and num_targets of 1 or more; num_inputs, min_inputs, "
@@ -111,7 +111,7 @@ class MultimodalTransformer(nn.Module, Questions):
             "num_inputs": num_inputs, "num_targets": num_targets, "min_inputs": min_inputs,
             "embedding": embedding, "smoothing": smoothing, "regression": regression,
             "weights": dict(weights or {}), "hold_out": dict(hold_out or {}),
-            "num_frequencies": num_frequencies,
+            "num_frequencies": num_frequencies, "seed": seed,
         }  # fmt: skip
         self.names = list(self.specs)
         codebooks = [spec.codebooks(name) for name, spec in self.specs.items()]
@@ -248,6 +248,9 @@ class MultimodalTransformer(nn.Module, Questions):
 
     def check(self, inputs: TokenDataset) -> None:
         """Raise ValueError where tokens are not of this model's codecs; ``train`` calls it once."""
+        if not isinstance(inputs, TokenDataset):
+            kind = type(inputs).__name__
+            raise TypeError(f"A transformer needs tokens by modality, got {kind}: encode them with codecs.")
         if len(inputs) == 0:
             raise ValueError("There is no sample: at least one is needed.")
         code_BT, _ = self.flatten(inputs.tokens, inputs.present)
@@ -291,6 +294,9 @@ class MultimodalTransformer(nn.Module, Questions):
         given = self.config[setting]
         for name, value in given.items():
             self._spec(name)
-            if not 0 <= value <= most:
+            if not 0 <= value <= most or value == torch.inf:
                 raise ValueError(f"{setting}[{name!r}] must lie between 0 and {most}, got {value}.")
-        return torch.tensor([float(given.get(name, default)) for name in self.names])
+        values = torch.tensor([float(given.get(name, default)) for name in self.names])
+        if setting == "weights" and not values.any():
+            raise ValueError("All weights are 0, so there is nothing to learn: give one modality a weight.")
+        return values

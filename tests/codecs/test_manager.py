@@ -372,3 +372,12 @@ def test_what_was_absent_decodes_to_nothing():
     decoded = manager.decode(manager.encode(data))
     assert torch.isnan(decoded["x"]).tolist() == [False, True, False, False]
     assert decoded["c"].tolist() == [0, 1, 1, -1]
+
+
+def test_fitting_changes_no_codec_where_one_was_never_measured():
+    absent = {"b": torch.zeros(2, dtype=torch.bool)}
+    data = MultimodalDataset([Scalar("a"), Scalar("b")], {"a": [1.0, 2.0], "b": [0.0, 0.0]}, absent)
+    codecs = CodecManager(list(data.modalities.values()))
+    with pytest.raises(ValueError, match="has no measured sample to be fitted on"):
+        codecs.fit(data)
+    assert int(codecs["a"].quantizer.num_seen) == 0

@@ -210,3 +210,17 @@ def test_dates_are_no_numbers():
     dates = pd.DataFrame({"age": pd.to_datetime(["2020-01-01", "2021-01-01"])})
     with pytest.raises(TypeError, match="numbers, got datetime64"):
         MultimodalDataset.from_frame(dates, [AGE])
+
+
+def test_whole_numbers_of_a_category_keep_their_names_beside_an_empty_cell():
+    """pandas makes floats of them: 0 becomes 0.0, which nobody declared."""
+    frame = pd.DataFrame({"dead": [0, 1, None, 1]})
+    data = MultimodalDataset.from_frame(frame, [Category("dead", values=("0", "1"))])
+    assert data.values["dead"][data.present["dead"]].tolist() == [0, 1, 1]
+    assert data.present["dead"].tolist() == [True, True, False, True]
+    halves = pd.DataFrame({"dose": [0.5, 1.0, None]})
+    doses = MultimodalDataset.from_frame(halves, [Category("dose", values=("0.5", "1.0"))])
+    assert doses.values["dose"][:2].tolist() == [0, 1]
+    ones = Category("dose", values=("1.0", "2.0"))
+    doses = MultimodalDataset.from_frame(pd.DataFrame({"dose": [1.0, 2.0]}), [ones])
+    assert doses.values["dose"].tolist() == [0, 1]

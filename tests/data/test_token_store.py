@@ -295,3 +295,17 @@ def test_a_folder_that_cant_be_written_to_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match=r"Can't write tokens to .*file.*: choose another folder"):
         TokenStore.write(tmp_path / "file", [TOKENS], VOCAB_SIZES)
+
+
+def test_a_damaged_description_or_file_says_so(tmp_path):
+    batch = TokenDataset({"x": torch.arange(2000).reshape(1000, 2) % 50})
+    TokenStore.write(tmp_path / "store", [batch], {"x": 50})
+    arrow, about = tmp_path / "store" / "tokens.arrow", tmp_path / "store" / "tokens.json"
+    whole = arrow.read_bytes()
+    arrow.write_bytes(b"\xff" * 200 + whole[200:])
+    with pytest.raises(ValueError, match=r"tokens.arrow is damaged .*: copy the folder again"):
+        TokenStore(tmp_path / "store")
+    arrow.write_bytes(whole)
+    about.write_text('{"format": 1}')
+    with pytest.raises(ValueError, match="is not of format 1"):
+        TokenStore(tmp_path / "store")

@@ -165,6 +165,8 @@ def output(kind: str, **fields):
         ),
         (lambda nb: nb.cells[4].outputs.append(nb.cells[4].outputs[0]), "one PNG a cell"),
         (lambda nb: nb.cells[2].outputs.append(output("stream", text="x" * 300_000)), "allowed are 300,000"),
+        (lambda nb: nb.cells[2].update(outputs=[]), "ought to show something and has no output"),
+        (lambda nb: nb.cells[4].update(outputs=[]), "ought to show something and has no output"),
         (lambda nb: nb.cells[2].update(id="f00d"), "has id 'f00d', not its position"),
         (lambda nb: nb.cells[2].metadata.update(papermill={}), "carries metadata ['papermill']"),
     ],
