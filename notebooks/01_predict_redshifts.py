@@ -36,6 +36,7 @@ members: int = 4  # models to average in the full profile; 1: none
 embeddings: list[str] = [
     "value",
     "table",
+    "table, 32 codes",
 ]  # how codes are embedded; the fast profile takes the first
 output_dir: str = ""  # where results.json and the figures go; empty for nowhere
 
@@ -67,8 +68,13 @@ if not 1 <= members <= 100 or not 0 <= seed <= 1000 - num_seeds:
         f"members must lie in 1..100, and seeds in 0..999, got {members} members "
         f"and {num_seeds} seeds from {seed}."
     )
-if not embeddings or not set(embeddings) <= {"value", "table"}:
-    raise ValueError(f"embeddings are 'value' and 'table', got {embeddings}.")
+FEW = "table, 32 codes"
+if not embeddings or not set(embeddings) <= {"value", "table", FEW}:
+    raise ValueError(
+        f"embeddings are 'value', 'table' and {FEW!r}, got {embeddings}."
+    )
+if num_seeds < 1:
+    raise ValueError(f"num_seeds must be 1 or more, got {num_seeds}.")
 plt.style.use("style.mplstyle")
 started = time.perf_counter()
 
@@ -89,6 +95,7 @@ def save_figure(name: str) -> None:
 # The 10,000 galaxies here were seen by SDSS in five optical bands {cite:p}`york-2000-sdss`, most of them by 2MASS in three infrared ones {cite:p}`skrutskie-2006-2mass`, and a few by GALEX in the ultraviolet {cite:p}`martin-2005-galex`.
 # SDSS also took their spectra, so the true redshift is known.
 # Every band is a *modality* of its own, a `Scalar`; what a telescope missed is simply absent.
+# Magnitudes are corrected for the dust of our own Galaxy; their measured errors come with the data and are not used here.
 
 # %%
 galaxies = load_sdss_galaxies()
@@ -217,6 +224,8 @@ SHAPE = (
 def fit(samples, seed: int, embedding: str):
     """Codecs and transformer. The settings were chosen on galaxies of the pool."""
     n, num_codes = len(samples), 1024 if FULL else 512
+    if embedding == FEW:
+        embedding, num_codes = "table", 32
     declared = samples.modalities.values()
     codecs = CodecManager(
         [
@@ -311,6 +320,9 @@ class Ensemble:
 # It needs one model for each target and each set of inputs, and it gives one number, fitted to squared error, where the transformer gives a distribution.
 # It is averaged as well: from scikit-learn as it comes, every member would be the same, so each member of its ensemble sees its own draw of the rows, with replacement {cite:p}`breiman-1996-bagging`.
 # Trying a part of the columns at each split as well did no better on galaxies of the pool.
+#
+# The transformer's settings were chosen on galaxies of the pool, and so were boosting's: of six settings, slower and longer learning was best on the raw magnitudes, and scikit-learn's own on the colours.
+# Both are shown for the raw magnitudes, as they come and tuned.
 
 
 # %%
@@ -321,12 +333,19 @@ def columns(samples, names, colours: bool):
     return np.column_stack([table, *differences])
 
 
-def boosting(samples, inputs, target, seed, colours=False, varied=False):
+TUNED = {"learning_rate": 0.03, "max_iter": 1000, "l2_regularization": 1.0}
+
+
+def boosting(
+    samples, inputs, target, seed, colours=False, varied=False, settings=None
+):
     """Predictions for the test galaxies; ``varied``: from rows drawn anew."""
     rows = np.flatnonzero(samples.present[target].numpy())
     if varied:
         rows = np.random.default_rng(seed).choice(rows, len(rows))
-    booster = HistGradientBoostingRegressor(random_state=seed)
+    booster = HistGradientBoostingRegressor(
+        random_state=seed, **(settings or {})
+    )
     x, y = columns(samples, inputs, colours), samples.values[target].numpy()
     return booster.fit(x[rows], y[rows]).predict(columns(test, inputs, colours))
 
@@ -345,11 +364,15 @@ def boosting_ensemble(samples, inputs, target, seeds, colours=False):
 # %% tags=["hide-input"]
 LABELS = {
     "table": "transformer, codes by table",
+    FEW: "transformer, 32 codes by table",
     "boosting": "boosting, raw magnitudes",
+    "boosting, tuned": "boosting, raw magnitudes, tuned",
     "value": "transformer, codes by value",
     "boosting, colours": "boosting, hand-made colours",
 }
-SEVERAL = {m: f"{m}, several" for m in LABELS if m != "table"}
+SEVERAL = {
+    m: f"{m}, several" for m in ("boosting", "value", "boosting, colours")
+}
 TASKS = {
     "redshift from ugriz": (OPTICAL, ["redshift"]),
     "redshift from ugrizJHK": (OPTICAL + INFRARED, ["redshift"]),
@@ -414,6 +437,7 @@ def baseline_records(samples, seed) -> list[dict]:
         "constant": constant,
         "boosting": boosting,
         "boosting, colours": partial(boosting, colours=True),
+        "boosting, tuned": partial(boosting, settings=TUNED),
     }
     if FULL and members > 1:
         for method in ("boosting", "boosting, colours"):
@@ -423,6 +447,8 @@ def baseline_records(samples, seed) -> list[dict]:
     records = []
     for task, (inputs, targets) in TASKS.items():
         for method, answer in methods.items():
+            if not FULL and method == "boosting, tuned" and "JHK" in task:
+                continue  # the slowest; the fast profile asks it one question
             several = method in SEVERAL.values()
             seeds = member_seeds(seed) if several else seed
             guesses = [answer(samples, inputs, t, seeds) for t in targets]
@@ -568,12 +594,13 @@ plt.show()
 
 # %% [markdown]
 # The same in numbers: mean over the seeds, and the paired difference to boosting on raw magnitudes with its 95 % interval.
+# The interval holds what changes with the seed: weights and masks, and at all but the largest size the training galaxies drawn; that other test galaxies would have given other scores, it does not hold.
 
 # %% tags=["nbval-check-output"]
 rows = []
 for n, group in redshift.groupby("n"):
     r2 = group.pivot(index="seed", columns="method", values="r2")
-    r2 = r2.reindex(columns=list(LABELS))
+    r2 = r2.reindex(columns=[m for m in LABELS if m in r2])
     gain, low95, high95 = evaluation.paired_difference(
         r2["value"], r2["boosting"]
     )
@@ -581,7 +608,9 @@ for n, group in redshift.groupby("n"):
         {"n": n, **r2.mean(), "gain": gain, "from": low95, "to": high95}
     )
 print(pd.DataFrame(rows).set_index("n").round(3).to_string())
+aim = redshift[redshift.n == redshift.n.max()].groupby("method").r2.mean()
 print(f"\nmade on {made_on}")
+print("R2 of 0.89, the aim of the full profile:", bool(aim["value"] >= 0.89))
 
 # %% [markdown]
 # ## What several models add
@@ -628,14 +657,33 @@ else:
 #
 # - Hand-made colours are knowledge, and with few galaxies knowledge wins: look at the left end of the learning curves.
 # - The infrared bands add little to the optical ones here, whatever the method; a second instrument is not always worth its price.
-# - Beyond a redshift of 0.3 there are few training galaxies, and predictions shrink towards the crowd.
+# - Far out there are few training galaxies, and predictions shrink towards the crowd, as the table below says.
 # - The test galaxies are drawn like the training ones. A fainter survey would be another population, and the intervals would not hold there.
+#
+
+# %%
+edges = [0.0, 0.1, 0.2, 0.3, np.inf]
+off = (median - truth) / (1 + truth)
+far = pd.DataFrame(
+    {
+        "redshift from": pd.cut(truth, edges, labels=edges[:-1]),
+        "test galaxies": 1,
+        "mean error": off,
+        "off by 0.05 or more": np.abs(off) >= 0.05,
+        "90 % interval holds": (low <= truth) & (truth <= high),
+    }
+)
+far = far.groupby("redshift from", observed=True)
+far.mean().assign(**{"test galaxies": far.size()}).round(3)
+
+# %% [markdown]
+# Errors are in $\Delta z / (1 + z)$, of the model trained above.
 #
 # ## Summary
 #
 # - A modality is declared, not registered; what is absent is neither seen nor scored.
 # - One masked model answers every question about these galaxies, with intervals that can be checked.
-# - With few samples, codes that carry their geometry learn, and codes in a table do not.
+# - With few samples and hundreds of codes, codes that carry their geometry learn, and codes in a table hardly do; fewer codes help a table, and cost resolution.
 # - Codes must be fine enough for what is compared: a colour can be lost in the rounding of two bands.
 
 
