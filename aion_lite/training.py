@@ -296,10 +296,10 @@ def _checksum(data: Samples) -> int:
 
 
 def _check_settings(lr, weight_decay, clip, warmup, ema, counts: dict[str, int | None]) -> None:
-    if not (lr > 0 and weight_decay >= 0 and clip > 0 and 0 <= warmup <= 1 and (ema is None or 0 < ema < 1)):
+    if not (lr > 0 and weight_decay >= 0 and clip > 0 and 0 <= warmup <= 1 and (ema is None or 0 <= ema < 1)):
         raise ValueError(
-            f"Training needs lr and clip above 0, weight_decay of 0 or more, warmup in 0..1, ema between 0 "
-            f"and 1; got {lr}, {clip}, {weight_decay}, {warmup}, {ema}."
+            f"Training needs lr and clip above 0, weight_decay of 0 or more, warmup in 0..1, ema from 0 to "
+            f"below 1; got {lr}, {clip}, {weight_decay}, {warmup}, {ema}."
         )
     if any(count is not None and count < 1 for count in counts.values()):
         raise ValueError(f"{', '.join(counts)} start at 1, got {list(counts.values())}.")

@@ -319,7 +319,7 @@ def other_tokens() -> TokenDataset:
             for name, values in {
                 "lr": (0.0, -1.0, math.nan),
                 "clip": (-1.0, 0.0, math.nan),
-                "ema": (math.nan, 0.0, 1.0),
+                "ema": (math.nan, -0.1, 1.0),
                 "weight_decay": (-1.0, math.nan),
                 "warmup": (-1.0, 2.0),
             }.items()
