@@ -280,4 +280,3 @@ def _check_images(x: Tensor, weight: Tensor | None) -> None:
         )
     if weight is not None and weight.shape != x.shape:
         raise ValueError(f"weight needs the images' shape {tuple(x.shape)}, got {tuple(weight.shape)}.")
-
