@@ -135,9 +135,11 @@ def image_pipeline(
     if names & {"rotation", "translation"}:
         degrees = images.ANGLE * s * ("rotation" in names)
         share = images.SHIFT * s * ("translation" in names)
-        steps.append(v2.RandomAffine(degrees, (share, share), interpolation=bilinear, fill=fill))
+        # A fill of 0 is None here: torchvision would weigh the rim with its share of the image twice.
+        fill_in = fill if fill else None
+        steps.append(v2.RandomAffine(degrees, (share, share), interpolation=bilinear, fill=fill_in))
     if "crop" in names:
-        ratio = ((3 / 4) ** s, (4 / 3) ** s)
+        ratio = images.crop_ratio(height, width, s)
         steps.append(v2.RandomResizedCrop((height, width), (1 - images.CROP * s, 1.0), ratio, bilinear))
     light = {n: images.JITTER * s for n in ("brightness", "contrast", "saturation") if n in names}
     if light and channels in (1, 3) and limits == (0.0, 1.0):
@@ -165,7 +167,7 @@ class Augmented(nn.Module):
     """A codec that is trained on changed copies: ``train_codec(Augmented(codec, augment), data)``.
 
     In training mode, every call of ``loss`` changes its batch anew and asks the codec to give back the
-    changed values; in eval mode (validation) the batch is left as it is. The codec itself is trained in place.
+    changed values; in eval mode (validation) the batch is left as it is. The codec is trained in place.
 
     Args:
         codec: one that is trained by gradient. A frozen part of it runs at every step, on the changed values.

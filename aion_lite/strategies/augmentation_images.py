@@ -72,8 +72,9 @@ def augment_images(
 
     Args:
         strength: factor on every range, 0 (the images as they are) to 4. At 1: flips with probability 1/2,
-            15 degrees, a tenth of the side, a crop of 80 to 100 % of the area at 3:4 to 4:3, brightness,
-            contrast and, of 3 channels, saturation from 0.8 to 1.2, a box erased with probability 1/10.
+            15 degrees, a tenth of the side, a crop of 80 to 100 % of the area and 3/4 to 4/3 of the shape,
+            brightness, contrast and, of 3 channels, saturation from 0.8 to 1.2, a box erased with probability
+            1/10.
         transforms: which of ``IMAGE_TRANSFORMS``.
         target: properties (``PROPERTIES``) that are to be predicted, so must not change.
         allow: transforms to use nevertheless.
@@ -110,7 +111,7 @@ def augment_pair(
     fill: float = 0.0,
     generator: Generator | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Two images of the same objects (B, C, H, W), (B, D, H, W): one geometry for both, light of its own each.
+    """Two images of the same objects (B, C, H, W), (B, D, H, W): one geometry, light of its own each.
 
     Augmented apart, a pixel of the one would no longer show what that pixel of the other shows. Arguments are
     those of ``augment_images``. Raises ValueError too where the two differ in samples, height or width.
@@ -141,24 +142,24 @@ def draw_geometry(
     flip = min(FLIP * strength, 0.5) if "flip" in names else 0.0
     shift = SHIFT * strength if "translation" in names else 0.0
     crop = strength if "crop" in names else 0.0
-    top, left, height, width, fits = _box(
-        u[:, 5:], H, W, (1 - CROP * crop, 1.0), ((3 / 4) ** crop, (4 / 3) ** crop), whole=True
-    )
-    # torchvision's way out where no try fitted: the largest box at the middle, at the nearest allowed ratio.
-    low, high = (3 / 4) ** crop, (4 / 3) ** crop
-    best_h = round(W / low) if W / H < low else H
-    best_w = round(H * high) if W / H > high else W
+    box = _box(u[:, 5:], H, W, (1 - CROP * crop, 1.0), crop_ratio(H, W, crop), whole=True)
+    top, left, height, width, fits = box
     return Geometry(
         flip_x=u[:, 0] < flip,
         flip_y=u[:, 1] < flip,
         angle=(2 * u[:, 2] - 1) * (ANGLE * strength if "rotation" in names else 0.0),
         shift_x=((2 * u[:, 3] - 1) * shift * W).round(),
         shift_y=((2 * u[:, 4] - 1) * shift * H).round(),
-        top=torch.where(fits, top, (H - best_h) // 2),
-        left=torch.where(fits, left, (W - best_w) // 2),
-        height=torch.where(fits, height, best_h),
-        width=torch.where(fits, width, best_w),
+        top=torch.where(fits, top, 0.0),  # where no try fits: the whole image, as torchvision does
+        left=torch.where(fits, left, 0.0),
+        height=torch.where(fits, height, float(H)),
+        width=torch.where(fits, width, float(W)),
     )
+
+
+def crop_ratio(H: int, W: int, strength: float) -> tuple[float, float]:
+    """Width to height of a crop, around the image's own."""
+    return W / H * (3 / 4) ** strength, W / H * (4 / 3) ** strength
 
 
 def draw_light(x: Tensor, strength: float, names: set[str], generator: Generator | None = None) -> Light:
