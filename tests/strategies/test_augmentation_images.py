@@ -120,7 +120,7 @@ def same_law(a, b):
 @pytest.mark.parametrize("size", [(32, 32), (24, 30), (20, 50), (50, 20)])
 @pytest.mark.parametrize("strength", [0.5, 1.0])
 def test_parameters_have_torchvisions_laws(size, strength):
-    """Of oblong images no box fits at times, or ever: then torchvision takes one from the middle."""
+    """Those of an oblong image too, whose crops are around its own shape."""
     torch.manual_seed(0)
     n, x = 3000, torch.zeros(1, 3, *size)
     many = x.expand(n, -1, -1, -1)
