@@ -183,7 +183,7 @@ def permutation(
 
 def augment_spectrum(
     flux: Tensor,
-    ivar: Tensor | None = None,
+    weight: Tensor | None = None,
     strength: float = 1.0,
     *,
     transforms: Names | None = None,
@@ -194,25 +194,25 @@ def augment_spectrum(
 ) -> tuple[Tensor, ...]:
     """Spectra (B, W) as a worse night would have given them; nothing moves along the wavelengths.
 
-    - ``noise``: normal, its standard deviation up to ``strength`` times that of the pixel, ivar**-1/2.
+    - ``noise``: normal, its standard deviation up to ``strength`` times that of the pixel, weight**-1/2.
     - ``dropout``: up to a tenth of the pixels, times ``strength``, are lost: absent and 0.
     - ``ripple``: a smooth error of the flux calibration, exp(0.05 ``strength`` s), s of variance 1.
 
     Args:
-        ivar: (B, W) inverse variance of the flux; 0 where it says nothing. Without, no noise can be drawn.
+        weight: (B, W) inverse variance of the flux; 0 where it says nothing. Without, no noise can be drawn.
         transforms: which of ``SPECTRUM_TRANSFORMS``; None for all that can be drawn.
         target, allow, strength, generator: as in ``augment_timeseries``.
         present: (B,) or (B, W), the coverage.
 
-    Returns (flux, present), and ivar after them if it was given, as it is with the noise that was added.
+    Returns (flux, present), and weight after them if it was given, as it is with the noise that was added.
     """
     if transforms is None:
-        transforms = [t for t in SPECTRUM_TRANSFORMS if t != "noise" or ivar is not None]
+        transforms = [t for t in SPECTRUM_TRANSFORMS if t != "noise" or weight is not None]
     names, s = chosen(transforms, SPECTRUM_TRANSFORMS, target, allow), check_strength(strength)
-    if "noise" in names and ivar is None:
-        raise ValueError("noise is drawn from the inverse variance: give ivar, or leave noise out.")
+    if "noise" in names and weight is None:
+        raise ValueError("noise is drawn from the inverse variance: give weight, or leave noise out.")
     _check(flux.ndim == 2, f"Spectra are of shape (B, W), got {tuple(flux.shape)}.")
-    y, mask, w = _batched(*(t if t is None or t.ndim == 1 else t[:, None] for t in (flux, present, ivar)))
+    y, mask, w = _batched(*(t if t is None or t.ndim == 1 else t[:, None] for t in (flux, present, weight)))
     mask = torch.ones_like(y, dtype=torch.bool) if mask is None else mask.expand_as(y)
     if s > 0:
         if "ripple" in names:

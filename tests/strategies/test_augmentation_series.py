@@ -289,7 +289,7 @@ def test_a_warp_changes_a_rate_and_a_scale_does_not(beats):
         (lambda x: augment_timeseries(x, p=2), "p is a probability"),
         (lambda x: augment_timeseries(x, -1), "strength lies between 0"),
         (lambda x: augment_spectrum(x), "shape .B, W."),
-        (lambda x: augment_spectrum(x[:, 0], transforms="noise"), "give ivar, or leave noise out"),
+        (lambda x: augment_spectrum(x[:, 0], transforms="noise"), "give weight, or leave noise out"),
         (lambda x: augment_spectrum(x[:, 0], transforms="shift"), "Unknown shift"),
     ],
 )
