@@ -1,4 +1,4 @@
-"""Images augmented a second: a whole batch on its device, against torchvision's transforms an image at a time.
+"""Images augmented a second: a batch on its device, against torchvision's transforms an image at a time.
 
     python benchmarks/augment.py                  # writes benchmarks/results/augment.json
     python benchmarks/augment.py --tiny           # any machine, a second; prints only

@@ -213,8 +213,7 @@ def change_light(
         r = light.factors.gather(1, light.order[:, k : k + 1])[:, :, None, None].to(x.dtype)
         grey = (x * share).sum(1, keepdim=True)
         mean = grey.mean((2, 3), keepdim=True)
-        reference = torch.where(which == 0, 0.0, torch.where(which == 1, mean, grey))
-        x = r * x + (1 - r) * reference
+        x = torch.lerp(torch.where(which == 0, 0.0, torch.where(which == 1, mean, grey)), x, r)
         x = x if limits is None else x.clamp(*limits)
     return x
 
