@@ -113,8 +113,7 @@ class SimCLR(nn.Module):
 
     Args:
         codec: whose encoder is trained.
-        augment: values (B, *modality.shape) -> the same shape, drawn anew at every call. Gaps in series and
-            spectra are NaN on the way in, and what is NaN on the way out is a gap.
+        augment: makes a view, ``augment(x, present=present) -> (x, present)``, drawn anew at every call.
         dim, hidden: of the embedding, and of the layer before it in the projection head.
         norm: of the projection head, "layer", "batch" or "split" (``SplitBatchNorm``).
 
@@ -123,8 +122,8 @@ class SimCLR(nn.Module):
     """
 
     def __init__(
-        self, codec: AutoencoderCodec, augment: Callable[[Tensor], Tensor], *, temperature: float = 0.2,
-        dim: int = 64, hidden: int = 256, norm: str = "layer", splits: int = 8,
+        self, codec: AutoencoderCodec, augment: Callable[..., tuple[Tensor, Tensor]], *,
+        temperature: float = 0.2, dim: int = 64, hidden: int = 256, norm: str = "layer", splits: int = 8,
     ):  # fmt: skip
         super().__init__()
         self.codec, self.augment, self.temperature, self.norm = codec, augment, temperature, norm
@@ -140,12 +139,9 @@ class SimCLR(nn.Module):
 
     @torch.no_grad()
     def view(self, x: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
-        """One augmented copy and what of it counts as measured."""
-        if self.codec.modality.cell_shape != self.codec.modality.shape:  # gaps are whole bands
-            return self.augment(x), present
-        x = self.augment(torch.where(as_cells(present, x), x, torch.nan))
-        seen = x.isfinite()
-        return torch.where(seen, x, 0.0), seen
+        """One augmented copy, and what of it was measured."""
+        with torch.autocast(x.device.type, enabled=False):
+            return self.augment(x, present=present)
 
     def _queries(self, x: Tensor, present: Tensor) -> Tensor:
         """A view -> unit vectors (B, D) of the encoder in training."""
@@ -208,7 +204,8 @@ class MoCo(Momentum):
 class BYOL(Momentum):
     """A predictor must find a view's key, by the averaged encoder, from the other view (Grill et al. 2020).
 
-    Nothing repels, so all embeddings may become the same: watch ``spread``.
+    Nothing repels, so all embeddings may become the same: watch ``spread``. A batch norm in the heads spreads
+    them anew at every step.
     """
 
     def __init__(self, *args, dim: int = 64, hidden: int = 256, norm: str = "layer", splits: int = 8, **kw):

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from aion_lite.codecs.autoencoder import AutoencoderCodec, Encoder
 from aion_lite.codecs.image import ImageCodec
 from aion_lite.codecs.train import measured_samples
-from aion_lite.modalities import Image, TimeSeries, check_present
+from aion_lite.modalities import Image, Spectrum, TimeSeries, check_present
 from aion_lite.strategies.contrast import BYOL, NORMS, MoCo, SimCLR, pooled
 from aion_lite.training import History, train
 
@@ -29,7 +29,7 @@ def pretrain(
     data: Any,
     *,
     method: str = "moco",
-    augment: Callable[[Tensor], Tensor] | None = None,
+    augment: Callable[..., tuple[Tensor, Tensor]] | None = None,
     steps: int | None = None,
     num_epochs: float | None = None,
     batch_size: int = 256,
@@ -40,7 +40,7 @@ def pretrain(
     queue_size: int = 4096,
     symmetric: bool = True,
     dim: int = 64,
-    norm: str = "layer",
+    norm: str | None = None,
     splits: int = 8,
     seed: int = 0,
     checkpoint: str | Path | None = None,
@@ -60,8 +60,8 @@ def pretrain(
         codec: ImageCodec, TimeSeriesCodec or SpectrumCodec.
         data: as ``train_codec`` takes it, or a DataLoader, of whose batches the first tensor counts.
         method: "moco", "simclr" or "byol" (``contrast.py``).
-        augment: makes a view: values (B, *modality.shape) -> the same shape, drawn anew at every call. By
-            default ``augment_images`` or ``augment_timeseries``. Gaps in a series or spectrum are NaN.
+        augment: makes a view, ``augment(x, present=present) -> (x, present)``, drawn anew at every call; by
+            default ``augment_images``, ``augment_timeseries`` or ``augment_spectrum``.
         batch_size: no more than there are samples.
         temperature: of MoCo's and SimCLR's softmax.
         momentum, symmetric: of MoCo's and BYOL's averaged encoder (``contrast.Momentum``).
@@ -69,13 +69,16 @@ def pretrain(
             very samples they are to repel.
         dim: of the embedding that is compared.
         norm, splits: of the projection head: "layer", "batch", or "split" batch norm into ``splits`` groups.
+            By default "batch" for BYOL, which may collapse without, and "layer" for the others, where a batch
+            norm of one group tells queries which keys are of their own batch.
         steps, ...: as ``training.train`` has them. The History's ``spread`` near 0 tells of a collapse.
 
     Raises TypeError for a codec without such an encoder; ValueError on too few samples, a setting out of
-    range, or an augmentation that changes shapes or leaves nothing; and what ``train`` raises.
+    range, or an augmentation that changes shapes or makes NaN; and what ``train`` raises.
     """
     if not isinstance(codec, AutoencoderCodec) or not isinstance(codec.encoder, Encoder):
         raise TypeError(f"Pretraining needs a codec with an encoder to train, got {type(codec).__name__}.")
+    norm = ("batch" if method == "byol" else "layer") if norm is None else norm
     _check_settings(method, norm, temperature, momentum, queue_size, dim)
     x, present, _ = measured_samples(codec, _gathered(data) if isinstance(data, DataLoader) else data)
     if len(x) < 8:
@@ -182,25 +185,22 @@ def _gathered(loader: DataLoader) -> Tensor:
     return torch.cat([batch[0] if isinstance(batch, (tuple, list)) else batch for batch in loader])
 
 
-def _default_augment(codec: AutoencoderCodec) -> Callable[[Tensor], Tensor]:
-    usual = {Image: "augment_images", TimeSeries: "augment_timeseries"}.get(type(codec.modality))
-    if usual is None:
-        raise ValueError(f"There is no usual augmentation for {codec.modality}: give augment.")
+def _default_augment(codec: AutoencoderCodec) -> Callable[..., tuple[Tensor, Tensor]]:
     from aion_lite.strategies import augmentation
 
-    return getattr(augmentation, usual)
+    names = {Image: "augment_images", TimeSeries: "augment_timeseries", Spectrum: "augment_spectrum"}
+    return getattr(augmentation, names[type(codec.modality)])
 
 
 def _check_view(module: SimCLR, x: Tensor, present: Tensor) -> None:
     """Once before training, as to look at values in a step would wait for the device."""
-    view, seen = module.view(x, present)
+    made = module.view(x, present)
+    if not isinstance(made, tuple) or len(made) != 2:
+        raise TypeError("augment(x, present=present) must return x and present: two tensors.")
+    view, seen = made
     if view.shape != x.shape or view.dtype != x.dtype or view.device != x.device:
         raise ValueError(
             f"augment made {view.dtype} {tuple(view.shape)} on {view.device} of {x.dtype} {tuple(x.shape)} "
             f"on {x.device}: views must be of the same kind."
         )
-    if not view.isfinite().all() or not seen.reshape(len(seen), -1).any(1).all():
-        raise ValueError(
-            "augment made values of the first samples NaN or infinite, or left nothing of one: gaps in a "
-            "series are NaN, and must stay gaps without spreading over the sample."
-        )
+    module.codec.modality.check(view, seen)

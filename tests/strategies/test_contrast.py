@@ -40,8 +40,12 @@ def draw(*shape, seed=0):
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def noisy(x):
-    return x + 0.3 * torch.randn_like(x)
+def noisy(x, present=None):
+    return x + 0.3 * torch.randn_like(x), present
+
+
+def same(x, present):
+    return x, present
 
 
 def batch(B=8, seed=0):
@@ -98,12 +102,12 @@ def test_moco_and_simclr_give_lightlys_loss_of_the_same_views():
     torch.manual_seed(1)
     ours = simclr.loss(x, present)[0]
     torch.manual_seed(1)
-    q, p = (simclr.head(pooled(simclr.codec, simclr.codec.encoder, noisy(x), present)) for _ in range(2))
+    q, p = (simclr.head(pooled(simclr.codec, simclr.codec.encoder, *noisy(x, present))) for _ in range(2))
     torch.testing.assert_close(ours, NTXentLoss(0.1)(q, p), rtol=0, atol=1e-6)
 
 
 def views_of(module, x, present):
-    a, b = noisy(x), noisy(x)
+    a, b = noisy(x)[0], noisy(x)[0]
     q = module.head(pooled(module.codec, module.codec.encoder, a, present))
     return q, module.head_k(pooled(module.codec, module.encoder_k, b, present)).detach()
 
@@ -126,8 +130,8 @@ def test_symmetric_is_the_mean_of_both_questions(kind):
     x, present = batch()
     calls = iter(range(99))
 
-    def in_turn(x):
-        return x.flip(3) if next(calls) % 2 else x
+    def in_turn(x, present):
+        return x.flip(3) if next(calls) % 2 else x, present
 
     settings = {"momentum": 0.0, **HEAD, **({"queue_size": 8} if kind is MoCo else {})}
     both, one = kind(codec(), in_turn, **settings), kind(codec(), in_turn, symmetric=False, **settings)
@@ -140,7 +144,7 @@ def test_symmetric_is_the_mean_of_both_questions(kind):
 
 def test_spread_tells_a_full_sphere_from_a_collapse():
     x, present = batch(64)
-    module = SimCLR(codec(), lambda x: draw(*x.shape), **HEAD)
+    module = SimCLR(codec(), lambda x, present: (draw(*x.shape), present), **HEAD)
     assert 0.1 < float(module.loss(x, present)[1]["spread"]) < 1.1
     nn.init.zeros_(module.head[-1].weight)  # all that is left is the bias
     assert float(module.loss(x, present)[1]["spread"]) == pytest.approx(0, abs=1e-6)
@@ -164,7 +168,7 @@ def test_the_average_follows_by_its_closed_form(kind):
 
 
 def test_the_average_moves_before_the_keys_are_made():
-    module = MoCo(codec(), lambda x: x, momentum=0.0, symmetric=False, queue_size=16, **HEAD).train()
+    module = MoCo(codec(), same, momentum=0.0, symmetric=False, queue_size=16, **HEAD).train()
     turn(module)
     x, present = batch()
     module.loss(x, present)
@@ -316,20 +320,17 @@ def test_what_lies_in_gaps_never_matters_and_empty_stretches_do_not_count(kind):
     torch.testing.assert_close(pooled(c, c.encoder, x.where(present, 7.0), present), expected)
 
 
-def test_an_augmentation_sees_gaps_as_nan_and_moves_them():
+def test_a_view_brings_its_gaps_along():
     torch.manual_seed(0)
     c = TimeSeriesCodec(TimeSeries("wave", length=22), **SMALL)
-    seen = []
 
-    def shift(x):
-        seen.append(x)
-        return x.roll(3, -1)
+    def shift(x, present):
+        return x.roll(3, -1), present.roll(3, -1)
 
     x, present = draw(4, 1, 22), draw(4, 1, 22, seed=1) > 0
-    view, held = SimCLR(c, shift, **HEAD).view(x, present)
-    assert torch.equal(seen[0].isnan(), ~present)
-    assert torch.equal(held, present.roll(3, -1)) and view.isfinite().all()
-    assert torch.equal(view[held], x.roll(3, -1)[held])
+    module = SimCLR(c, shift, temperature=0.1, **HEAD)
+    z = unit(module.head(pooled(c, c.encoder, *shift(x.where(present, 9.0), present))))
+    torch.testing.assert_close(module.loss(x, present)[0], NTXentLoss(0.1)(z, z), rtol=0, atol=1e-6)
 
 
 def test_absent_bands_of_an_image_stay_absent():
