@@ -22,6 +22,7 @@ from aion_lite.strategies.contrast import BYOL, NORMS, MoCo, SimCLR, pooled
 from aion_lite.training import History, train
 
 METHODS = {"moco": MoCo, "simclr": SimCLR, "byol": BYOL}
+USUAL_NORM = {"moco": "split", "simclr": "batch", "byol": "batch"}
 
 
 def pretrain(
@@ -62,15 +63,16 @@ def pretrain(
         method: "moco", "simclr" or "byol" (``contrast.py``).
         augment: makes a view, ``augment(x, present=present) -> (x, present)``, drawn anew at every call; by
             default ``augment_images``, ``augment_timeseries`` or ``augment_spectrum``.
-        batch_size: no more than there are samples.
+        batch_size: at most the number of samples; with "split", rounded down to a multiple of ``splits``.
         temperature: of MoCo's and SimCLR's softmax.
         momentum, symmetric: of MoCo's and BYOL's averaged encoder (``contrast.Momentum``).
         queue_size: keys in MoCo's queue; at most a quarter of the samples, or many of them would be of the
             very samples they are to repel.
         dim: of the embedding that is compared.
         norm, splits: of the projection head: "layer", "batch", or "split" batch norm into ``splits`` groups.
-            By default "batch" for BYOL, which may collapse without, and "layer" for the others, where a batch
-            norm of one group tells queries which keys are of their own batch.
+            By default that of each method's paper: "split" for MoCo, as plain batch norm tells queries which
+            keys are of their own batch, and "batch" for the others. With "layer" nothing passes between
+            samples, but embeddings more easily all become the same: watch ``spread``.
         steps, ...: as ``training.train`` has them. The History's ``spread`` near 0 tells of a collapse.
 
     Raises TypeError for a codec without such an encoder; ValueError on too few samples, a setting out of
@@ -78,14 +80,18 @@ def pretrain(
     """
     if not isinstance(codec, AutoencoderCodec) or not isinstance(codec.encoder, Encoder):
         raise TypeError(f"Pretraining needs a codec with an encoder to train, got {type(codec).__name__}.")
-    norm = ("batch" if method == "byol" else "layer") if norm is None else norm
+    norm = USUAL_NORM.get(method) if norm is None else norm
     _check_settings(method, norm, temperature, momentum, queue_size, dim)
     x, present, _ = measured_samples(codec, _gathered(data) if isinstance(data, DataLoader) else data)
     if len(x) < 8:
         raise ValueError(f"Pretraining compares samples with each other and needs 8 or more, got {len(x)}.")
     batch_size = min(batch_size, len(x))
-    if norm == "split" and (batch_size % splits or batch_size < 2 * splits):
-        raise ValueError(f"A batch of {batch_size} can't be split into {splits} groups of two or more.")
+    if norm == "split":
+        if batch_size < 2 * splits:
+            raise ValueError(
+                f"A batch of {batch_size} can't be split into {splits} groups of two or more: lower splits."
+            )
+        batch_size -= batch_size % splits
     on_gpu = device != "cpu" and torch.cuda.is_available()
     codec.to("cuda" if on_gpu else "cpu").fit_scale(x, present)
 

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lightly.loss import NegativeCosineSimilarity, NTXentLoss
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from aion_lite.codecs import ImageCodec, SpectrumCodec, TimeSeriesCodec
 from aion_lite.modalities import Image, Spectrum, TimeSeries
@@ -148,6 +149,26 @@ def test_spread_tells_a_full_sphere_from_a_collapse():
     assert 0.1 < float(module.loss(x, present)[1]["spread"]) < 1.1
     nn.init.zeros_(module.head[-1].weight)  # all that is left is the bias
     assert float(module.loss(x, present)[1]["spread"]) == pytest.approx(0, abs=1e-6)
+
+
+class NeverWaits(TorchDispatchMode):
+    """Refuses what would make a GPU's host wait: numbers read back, sizes that depend on values."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        masks = [i for i in args[1] if i is not None] if func is torch.ops.aten.index.Tensor else []
+        assert func not in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default)
+        assert all(index.dtype != torch.bool for index in masks)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("norm", ["layer", "split"])
+@pytest.mark.parametrize("kind", [MoCo, SimCLR, BYOL])
+def test_a_step_never_waits_for_the_device(kind, norm):
+    with NeverWaits(), pytest.raises(AssertionError):
+        draw(3).sum().item()
+    module, (x, present) = kind(codec(), noisy, norm=norm, splits=4, **HEAD).train(), batch()
+    with NeverWaits():
+        module.loss(x, present)[0].backward()
 
 
 # The averaged encoder
