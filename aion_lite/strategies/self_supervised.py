@@ -81,7 +81,7 @@ def pretrain(
     if not isinstance(codec, AutoencoderCodec) or not isinstance(codec.encoder, Encoder):
         raise TypeError(f"Pretraining needs a codec with an encoder to train, got {type(codec).__name__}.")
     norm = USUAL_NORM.get(method) if norm is None else norm
-    _check_settings(method, norm, temperature, momentum, queue_size, dim)
+    _check_settings(method, norm, temperature, momentum, min(queue_size, dim, splits))
     x, present, _ = measured_samples(codec, _gathered(data) if isinstance(data, DataLoader) else data)
     if len(x) < 8:
         raise ValueError(f"Pretraining compares samples with each other and needs 8 or more, got {len(x)}.")
@@ -127,7 +127,7 @@ class MoCoImageCodec(ImageCodec):
     """An ImageCodec whose encoder can learn from images alone before it learns to reconstruct."""
 
     def pretrain_moco(
-        self, unlabeled_images: Any, steps: int | None = None, num_epochs: float | None = None, **settings
+        self, unlabeled_images: Any, num_epochs: float | None = None, *, steps: int | None = None, **settings
     ) -> History:
         """Pretrain with momentum contrast (He et al. 2020): ``pretrain(codec, unlabeled_images, ...)``.
 
@@ -172,17 +172,15 @@ def knn_accuracy(
     return float(neighbours.score(b.flatten(1).numpy(), z.numpy()))
 
 
-def _check_settings(
-    method: str, norm: str, temperature: float, momentum: float, queue_size: int, dim: int
-) -> None:
+def _check_settings(method: str, norm: str, temperature: float, momentum: float, smallest: int) -> None:
     if method not in METHODS:
         raise ValueError(f"method must be one of {tuple(METHODS)}, got {method!r}.")
     if norm not in NORMS:
         raise ValueError(f"norm must be one of {NORMS}, got {norm!r}.")
-    if not temperature > 0 or not 0 <= momentum < 1 or min(queue_size, dim) < 1:
+    if not temperature > 0 or not 0 <= momentum < 1 or smallest < 1:
         raise ValueError(
-            f"Pretraining needs a positive temperature, a momentum in [0, 1), and a queue_size and dim of 1 "
-            f"or more, got {temperature}, {momentum}, {queue_size} and {dim}."
+            f"Pretraining needs a positive temperature, a momentum in [0, 1), and a queue_size, dim and "
+            f"splits of 1 or more, got {temperature}, {momentum} and a smallest of {smallest}."
         )
 
 

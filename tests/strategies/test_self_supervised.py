@@ -162,7 +162,7 @@ def test_pretrain_moco_is_pretrain_and_lasts_100_epochs_by_default():
     x, a, b = draw(8, 1, 16, 16), codec(), codec()
     settings = {"batch_size": 8, "augment": noisy, "device": "cpu", "progress": False, "splits": 4}
     assert codec().pretrain_moco(x, **settings).records[-1]["step"] == 100
-    a.pretrain_moco(x, 3, **settings)
+    a.pretrain_moco(x, 3, **settings)  # passes of one step each
     pretrain(b, x, method="moco", steps=3, **settings)
     assert same(a, b)
 
@@ -242,7 +242,8 @@ def test_knn_accuracy_is_scikit_learns(metric):
         ({"norm": "group"}, "norm must be one of"),
         ({"temperature": 0.0}, "positive temperature"),
         ({"momentum": 1.0}, r"momentum in \[0, 1\)"),
-        ({"queue_size": 0}, "queue_size and dim of 1"),
+        ({"queue_size": 0}, "queue_size, dim and splits of 1"),
+        ({"splits": 0}, "queue_size, dim and splits of 1"),
         ({"splits": 5}, "A batch of 8 can't be split into 5 groups"),
         ({"augment": lambda x, present: (x[:, :, 1:], present)}, "views must be of the same kind"),
         ({"augment": lambda x, present: (x.double(), present)}, "views must be of the same kind"),
