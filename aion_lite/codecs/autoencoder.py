@@ -49,9 +49,12 @@ class Encoder(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.project = nn.Linear(width, out)
 
+    def hidden(self, x: Tensor) -> Tensor:
+        """(B, C, ...) -> (B, ... / patch, width): what the projection sees."""
+        return self.norm(self.blocks(self.patchify(x)).movedim(1, -1))
+
     def forward(self, x: Tensor) -> Tensor:
-        h = self.blocks(self.patchify(x))
-        return self.project(self.norm(h.movedim(1, -1))).movedim(-1, 1)
+        return self.project(self.hidden(x)).movedim(-1, 1)
 
 
 class Decoder(nn.Module):
@@ -162,11 +165,15 @@ class AutoencoderCodec(Codec):
         return self._expand(y).reshape(len(z), *self.modality.shape)
 
     def _latent(self, y: Tensor, mask: Tensor) -> Tensor:
-        """Standardised values and mask (B, C, ...) -> (B, d, ... / patch), padded to whole patches."""
+        """Standardised values and mask (B, C, ...) -> (B, d, ... / patch)."""
+        return self.encoder(self._network_input(y, mask))
+
+    def _network_input(self, y: Tensor, mask: Tensor) -> Tensor:
+        """Standardised values and mask -> what the encoder is given, padded to whole patches."""
         y = torch.cat([y, mask], 1) if self.sees_gaps else y
         pad = [n for s in reversed(self.size) for n in (0, -s % self.patch)]
         # What fills up the last patch is a gap where the network sees gaps, else a copy of the last pixel.
-        return self.encoder(F.pad(y, pad, mode="constant" if self.sees_gaps else "replicate"))
+        return F.pad(y, pad, mode="constant" if self.sees_gaps else "replicate")
 
     def _reconstruct(self, z: Tensor) -> Tensor:
         out = self.decoder(z)

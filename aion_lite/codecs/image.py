@@ -52,6 +52,6 @@ class ImageCodec(AutoencoderCodec):
     def _expand(self, y: Tensor) -> Tensor:
         return y if self.compression is None else torch.sinh(y) * self.compression
 
-    def _latent(self, y: Tensor, mask: Tensor) -> Tensor:
+    def _network_input(self, y: Tensor, mask: Tensor) -> Tensor:
         bands = mask[:, :, :1, :1].sum(1, keepdim=True).clamp_min(1)
-        return super()._latent(y * (self.channels / bands).sqrt(), mask)
+        return super()._network_input(y * (self.channels / bands).sqrt(), mask)

@@ -54,7 +54,7 @@ def train_codec(
 
     Raises ValueError where nothing was measured or another modality is declared, and what ``train`` raises.
     """
-    x, present, weight = _samples(codec, data)
+    x, present, weight = measured_samples(codec, data)
     if type(codec).fit is not Codec.fit:
         codec.fit(x, present)
         return History()
@@ -66,7 +66,7 @@ def train_codec(
     return train(
         codec, prepare(x, present, weight), steps=steps, num_epochs=num_epochs, batch_size=batch_size, lr=lr,
         weight_decay=weight_decay, ema=ema, seed=seed,
-        validation=None if validation is None else prepare(*_samples(codec, validation)),
+        validation=None if validation is None else prepare(*measured_samples(codec, validation)),
         validate_every=validate_every, patience=patience, checkpoint=checkpoint,
         checkpoint_every=checkpoint_every, device=device, mixed_precision=mixed_precision, progress=progress,
     )  # fmt: skip
@@ -90,7 +90,7 @@ def evaluate_codec(
       tokens by the frequencies of codes, as if tokens were independent. Where tokens have codebooks of their
       own, ``used`` and the log of ``perplexity`` are means over the tokens.
     """
-    x, present, weight = _samples(codec, data)
+    x, present, weight = measured_samples(codec, data)
     tokens, decoded = [], []
     for start in range(0, len(x), batch_size):
         rows = slice(start, start + batch_size)
@@ -123,7 +123,7 @@ def rate_line(report: dict[str, float]) -> str:
     return f"{rate}; " + ", ".join(f.format(report[key]) for key, f in formats.items() if key in report)
 
 
-def _samples(codec: Codec, data: Any) -> tuple[Any, Tensor, Tensor | None]:
+def measured_samples(codec: Codec, data: Any) -> tuple[Any, Tensor, Tensor | None]:
     """(values, present, weight or None), checked, of the samples with something measured."""
     modality, present, weight = codec.modality, None, None
     if isinstance(data, MultimodalDataset):
