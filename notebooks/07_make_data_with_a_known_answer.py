@@ -29,12 +29,10 @@
 
 # %% tags=["parameters"]
 profile: str = "fast"  # fast: small models, two CPU cores; full: every comparison, on a GPU
-seed: int = (
-    0  # of patients, weights, order, masks; the full profile starts here
-)
+seed: int = 0  # of patients, weights, masks; the full profile starts here
 num_seeds: int = 5  # seeds of the full profile
 num_train: int = 4000  # patients to train on in the fast profile
-steps: int = 400  # optimiser steps of each training of the fast profile
+steps: int = 300  # optimiser steps of each training of the fast profile
 experiments: list[str] = [
     "tokens",
     "share",
@@ -409,7 +407,7 @@ def fit_codec(
         codec,
         seen,
         steps=num_steps,
-        batch_size=min(256 if FULL else 64, len(seen)),
+        batch_size=min(256 if FULL else 32, len(seen)),
         lr=3e-3 if FULL else 1e-2,
         ema=0.99 if FULL else 0.97,
         validation=watched,
@@ -532,7 +530,7 @@ def fit(codecs, samples, seed: int, num_steps: int):
     model = MultimodalTransformer(
         codecs[1],
         **SHAPE,
-        dropout=0.1,
+        dropout=0.1 if FULL else 0.0,
         num_inputs=places,
         min_inputs=places,  # all that is not held out enters
         num_targets=5,
@@ -545,7 +543,7 @@ def fit(codecs, samples, seed: int, num_steps: int):
         model,
         tokens,
         steps=num_steps,
-        batch_size=min(256 if FULL else 64, len(tokens)),
+        batch_size=min(256 if FULL else 32, len(tokens)),
         lr=2e-3 if FULL else 5e-3,
         ema=0.995 if FULL else 0.98,
         validation=None if watched is None else encode(codecs, watched),
