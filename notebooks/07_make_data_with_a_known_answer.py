@@ -32,7 +32,7 @@ profile: str = "fast"  # fast: small models, two CPU cores; full: every comparis
 seed: int = 0  # of patients, weights, masks; the full profile starts here
 num_seeds: int = 5  # seeds of the full profile
 num_train: int = 4000  # patients to train on in the fast profile
-steps: int = 300  # optimiser steps of each training of the fast profile
+steps: int = 450  # optimiser steps of each training of the fast profile
 experiments: list[str] = [
     "tokens",
     "share",
@@ -72,6 +72,7 @@ from aion_lite.data import (
     MultimodalDataset,
     SyntheticDataGenerator,
 )
+from aion_lite.data.tokens import TokenDataset
 from aion_lite.model import SIZES, MultimodalTransformer
 from aion_lite.training import train
 
@@ -128,9 +129,7 @@ def save_figure(name: str) -> None:
 # `SyntheticDataGenerator` draws from this law.
 
 # %%
-IMAGE_SIZE = (
-    32  # the law scales the noise, so that pixels don't change the limit
-)
+IMAGE_SIZE = 16  # pixels; the law scales the noise, so the limit stays
 OTHERS = 2_000_000  # seed of the test patients, and none else's
 
 
@@ -274,7 +273,7 @@ limits = pd.DataFrame(rows).T
 limits.rename_axis("R2 at most, given").round(3)
 
 # %% [markdown]
-# Read the column of glucose: even a perfect reading of the severity leaves nearly two fifths of the variance to chance, and the X-ray tells most of what severity does.
+# Read the column of glucose: even a perfect reading of the severity leaves a good part of the variance to chance, and the X-ray tells most of what severity does.
 # A model that explains half of the variance of glucose from the X-ray is *good*; one that explains half of the heart rate from the ECG has hardly begun.
 # The score alone doesn't tell the two apart.
 #
@@ -309,7 +308,7 @@ share.rename_axis("share of the limit").round(3)
 
 # %% tags=["nbval-check-output"]
 print("simple law: the mean pixel has most of it:", simple["mean pixel"] > 0.8)
-print("this law: below half of the limit:", max(ours.values()) < 0.5)
+print("this law: neither has half of it:", max(ours.values()) < 0.5)
 
 # %% [markdown]
 # On the simple law a thermometer would do, and a transformer that reaches the limit has proved nothing.
@@ -407,7 +406,7 @@ def fit_codec(
         codec,
         seen,
         steps=num_steps,
-        batch_size=min(256 if FULL else 32, len(seen)),
+        batch_size=min(256 if FULL else 64, len(seen)),
         lr=3e-3 if FULL else 1e-2,
         ema=0.99 if FULL else 0.97,
         validation=watched,
@@ -469,20 +468,21 @@ worst = FEW.values["severity"][:100].argsort()[-6:]
 pictures = {"X-ray": FEW.values["xray"][worst] / 1.4}
 for name, (_, _, decoded, _) in tokenised.items():
     pictures[name.split(",")[0]] = decoded[worst] / 1.4
-plots.image_rows(plt.subplots(figsize=(7.2, 3.8))[1], pictures)
+plots.image_rows(plt.subplots(figsize=(7.2, 3.8))[1], pictures, gap=1)
 save_figure("tokens")
 plt.show()
 
 # %% [markdown]
-# The codec that gives back the pixels best need not keep the illness best.
-# Its loss counts what is loud, and a faint lesion of a few pixels adds little to the variance of a picture; one more bit about the exposure pays more.
+# Both codecs give back the pixels about equally well, and one of them has lost the illness of many patients on the way.
+# The loss of the first counts what is loud: a faint lesion of a few pixels adds little to the variance of a picture, one more bit about the exposure pays more.
 # Nothing in the reconstruction error warns of it. What does: a label, or, as here, a law.
-# The longer comparison is drawn further down.
+# The longer comparison stands further down.
 #
 # ## Train on all of it
 #
 # Now the transformer, on the tokens of all seven modalities.
 # Each training patient shows some of them whole and is asked for others: `hold_out` keeps a modality out of the inputs with a probability, and severity always, as nobody measures it later.
+# In the full profile every patient comes eight times, the whitened X-ray turned and mirrored: with the chest whitened away, a lesion looks alike in all directions, and a model that is told so by examples learns less by heart.
 
 
 # %%
@@ -491,13 +491,14 @@ PATCH_ECG = 25 if FULL else 50  # samples a token
 HOLD_OUT = {
     "age": 0.3,
     "severity": 1.0,
-    "xray": 0.2,
+    "xray": 0.2 if FULL else 0.1,
     "glucose": 0.9,
     "cholesterol": 0.7,
     "heart_rate": 0.9,
-    "ecg": 0.2,
+    "ecg": 0.2 if FULL else 0.1,
 }
-SHAPE = SIZES["small"] if FULL else {"d_model": 64, "nhead": 4, "num_layers": 2}
+WEIGHTS = {"xray": 0.02, "ecg": 0.02, "severity": 2.0, "heart_rate": 2.0}
+SHAPE = SIZES["small"] if FULL else {"d_model": 64, "nhead": 4, "num_layers": 1}
 
 
 def fit_codecs(samples, seed: int, num_steps: int, xray=None):
@@ -522,10 +523,26 @@ def encode(codecs, samples):
     return manager.encode(replaced(samples, xray=ready))
 
 
-def fit(codecs, samples, seed: int, num_steps: int):
+def turned(codecs, samples):
+    """Tokens of the patients eight times over, their whitened X-rays turned and mirrored."""
+    prepare, manager = codecs
+    tokens = encode(codecs, samples)
+    ready = prepare.there(samples.values["xray"])
+    views = [
+        manager["xray"].encode(y, samples.present["xray"])
+        for turns in range(4)
+        for x in [torch.rot90(ready, turns, (2, 3))]
+        for y in (x, x.flip(3))
+    ]
+    codes = {n: x.repeat(len(views), 1) for n, x in tokens.tokens.items()}
+    present = {n: x.repeat(len(views)) for n, x in tokens.present.items()}
+    return TokenDataset({**codes, "xray": torch.cat(views)}, present)
+
+
+def fit(codecs, samples, seed: int, num_steps: int, turn: bool = FULL):
     """A transformer trained on these patients."""
     seen, watched = split_watched(samples)
-    tokens = encode(codecs, seen)
+    tokens = turned(codecs, seen) if turn else encode(codecs, seen)
     places = sum(x.shape[1] for x in tokens.tokens.values())
     model = MultimodalTransformer(
         codecs[1],
@@ -535,7 +552,7 @@ def fit(codecs, samples, seed: int, num_steps: int):
         min_inputs=places,  # all that is not held out enters
         num_targets=5,
         hold_out=HOLD_OUT,
-        weights={"xray": 0.05, "ecg": 0.05},
+        weights=WEIGHTS,
         regression=3.0,
         seed=seed,
     )
@@ -543,9 +560,9 @@ def fit(codecs, samples, seed: int, num_steps: int):
         model,
         tokens,
         steps=num_steps,
-        batch_size=min(256 if FULL else 32, len(tokens)),
-        lr=2e-3 if FULL else 5e-3,
-        ema=0.995 if FULL else 0.98,
+        batch_size=min(256 if FULL else 64, len(tokens)),
+        lr=2e-3 if FULL else 6e-3,
+        ema=0.995 if FULL else 0.97,
         validation=None if watched is None else encode(codecs, watched),
         validate_every=250,
         seed=seed,
@@ -842,9 +859,9 @@ NOTHING = (
 )
 
 
-def with_interval(values, digits: int = 3) -> str:
+def as_text(interval, digits: int = 3) -> str:
     """Mean over seeds, with its 95 % interval where there are several."""
-    mean, low, high = evaluation.seed_interval(values)
+    mean, low, high = interval
     text = f"{mean:.{digits}f}"
     if math.isfinite(low):
         text += f" ({low:.{digits}f} to {high:.{digits}f})"
@@ -888,13 +905,19 @@ GOALS = {5000: 0.95, 50_000: 0.98}
 rows = []
 for (task, n), group in found.groupby(["task", "n"], sort=False):
     ours = group[group.method == "transformer"]
-    row = {"question": task, "patients": n, "share": with_interval(ours.share)}
+    row = {
+        "question": task,
+        "patients": n,
+        "share": as_text(evaluation.share_of_limit(ours.r2, ours.limit)),
+    }
     goal = GOALS.get(n)
     row["goal"] = "" if goal is None else f"{goal:.2f}"
     row["reached"] = "" if goal is None else bool(ours.share.mean() >= goal)
     for method in list(LABELS)[1:3]:
         row[method] = f"{group[group.method == method].share.mean():.3f}"
-    row["nats above the limit"] = with_interval(ours.nats - ours.nats_limit)
+    row["nats above the limit"] = as_text(
+        evaluation.seed_interval(ours.nats - ours.nats_limit)
+    )
     rows.append(row)
 print(f"From {share_by}, {found.seed.nunique()} seed(s).")
 if rows:
@@ -902,7 +925,8 @@ if rows:
 
 # %% [markdown]
 # The last column is the cross-entropy of the codes less that of the exact probabilities; the goal there is 0.05 nats.
-# What falls short is said by the table, not by the text: a small model on a few hundred patients and steps stays far from the limit, and only with the limit beside it can one see how far.
+# What falls short is said by the table, not by the text: a small model after a few hundred steps may not even have begun to read the ECG, and only with the limit beside it can one see how far there is to go.
+# Boosting on features that someone thought of is a strong rival where someone could think of them: it was told where to look.
 #
 # ### What the tokens cost
 
@@ -920,7 +944,7 @@ else:
 
 # %% [markdown]
 # *Severity kept* is a ceiling: a transformer that reads these tokens cannot find more than is in them.
-# Two codecs of nearly the same reconstruction error differ in it widely, and the one with the lower error may be the worse.
+# Two codecs of nearly the same reconstruction error may differ in it widely.
 #
 # ### Each missing measurement costs what the law says
 
@@ -955,7 +979,10 @@ for pattern in ("random", "severity"):
             "R2": gaps.r2.mean(),
             "limit": gaps.limit.mean(),
         }
-        rows.append(row | {"share": with_interval(gaps.share)})
+        rows.append(
+            row
+            | {"share": as_text(evaluation.share_of_limit(gaps.r2, gaps.limit))}
+        )
 if rows:
     print(
         f"Trained and tested on gaps: {gaps_by}, {gaps.seed.nunique()} seed(s)."
@@ -976,8 +1003,8 @@ control, control_by = part("rho 0")
 rows = [
     {
         "question": task.removeprefix("rho 0: "),
-        "R2": with_interval(group.r2),
-        "correlation": with_interval(group.correlation),
+        "R2": as_text(evaluation.seed_interval(group.r2)),
+        "correlation": as_text(evaluation.seed_interval(group.correlation)),
     }
     for task, group in control.groupby("task", sort=False)
 ]
