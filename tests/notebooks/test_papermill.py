@@ -31,6 +31,10 @@ SECOND_RUN = {
         {"seed": 1, "num_train": 1000, "steps": 80},
         lambda results: errors_of_redshift(results, "ugriz + JHK")["masked"] < 0.04,
     ),
+    "07_make_data_with_a_known_answer": (
+        {"seed": 1, "num_train": 500, "steps": 120},
+        lambda results: 0.25 < severity_kept(results, "whitened, 65,536 codes") < 1.0,
+    ),
 }
 
 
@@ -70,6 +74,11 @@ def frozen_probes(results: dict) -> dict[str, float]:
 def errors_of_redshift(results: dict, given: str) -> dict[str, float]:
     """Root mean square error by method, from these bands."""
     return {r["method"]: r["error"] for r in results["records"] if r["task"] == f"redshift from {given}"}
+
+
+def severity_kept(results: dict, codec: str) -> float:
+    """Share of what an X-ray tells of the severity that its tokens still tell."""
+    return next(r["kept"] for r in results["records"] if (r["task"], r["method"]) == ("tokens", codec))
 
 
 NOTEBOOKS = sorted(path.stem for path in FOLDER.glob("[0-9][0-9]_*.py"))
