@@ -25,7 +25,7 @@
 #
 # **What you'll need**: nothing but this page. The data are made here. [Train the multimodal transformer](06_train_the_transformer.ipynb) tells how the model works.
 #
-# **Runtime**: about a minute and a half on two CPU cores with the default parameters. `aion-lite run 07 --profile full` trains on up to 50,000 patients over five seeds; it is meant for a GPU, and its results are stored with the book.
+# **Runtime**: about a minute and a half on two CPU cores with the default parameters. `aion-lite run 07 --profile full` trains on up to 50,000 patients over five seeds; it is meant for a GPU, and the page draws its stored results where there are some.
 
 # %% tags=["parameters"]
 profile: str = "fast"  # fast: small models, two CPU cores; full: every comparison, on a GPU
