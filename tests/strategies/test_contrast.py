@@ -1,5 +1,4 @@
-"""The objectives against lightly's, the averaged encoder against its closed form, the queue against a deque,
-split batch norm against separate ones."""
+"""Losses against lightly's, the average against its closed form, queue and batch norm against plain ones."""
 
 from collections import deque
 
@@ -43,10 +42,6 @@ def draw(*shape, seed=0):
 
 def noisy(x, present=None):
     return x + 0.3 * torch.randn_like(x), present
-
-
-def same(x, present):
-    return x, present
 
 
 def batch(B=8, seed=0):
@@ -189,7 +184,9 @@ def test_the_average_follows_by_its_closed_form(kind):
 
 
 def test_the_average_moves_before_the_keys_are_made():
-    module = MoCo(codec(), same, momentum=0.0, symmetric=False, queue_size=16, **HEAD).train()
+    module = MoCo(
+        codec(), lambda x, present: (x, present), momentum=0.0, symmetric=False, queue_size=16, **HEAD
+    ).train()
     turn(module)
     x, present = batch()
     module.loss(x, present)
@@ -215,12 +212,7 @@ def test_to_be_asked_changes_nothing_outside_training():
     before = {n: t.clone() for n, t in module.state_dict().items()}
     module.loss(*batch())
     assert all(torch.equal(t, before[n]) for n, t in module.state_dict().items())
-
-
-def test_the_matrices_for_muon_are_those_of_the_trained_blocks():
-    module = MoCo(codec(), noisy, **HEAD)
-    assert [tuple(p.shape) for p in module.hidden_matrices()] == [(32, 8), (8, 32)]
-    assert all(p.requires_grad for p in module.hidden_matrices())
+    assert [tuple(p.shape) for p in module.hidden_matrices()] == [(32, 8), (8, 32)]  # Muon's: the blocks'
 
 
 # The queue
@@ -231,6 +223,8 @@ def test_the_matrices_for_muon_are_those_of_the_trained_blocks():
 def test_the_queue_is_a_deque(size, batches):
     torch.manual_seed(0)
     queue = KeyQueue(size, 3)
+    np.testing.assert_allclose(queue.keys.norm(dim=1), 1, rtol=1e-6)
+    assert set(queue.state_dict()) == {"keys", "pointer"}
     expected = deque(queue.keys.clone(), maxlen=size)
     for step, B in enumerate(batches):
         keys = draw(B, 3, seed=step)
@@ -240,19 +234,12 @@ def test_the_queue_is_a_deque(size, batches):
     assert torch.equal(oldest_first, torch.stack(list(expected)))
 
 
-def test_the_queue_starts_as_unit_vectors_and_is_saved():
-    queue = KeyQueue(50, 7)
-    np.testing.assert_allclose(queue.keys.norm(dim=1), 1, rtol=1e-6)
-    assert set(queue.state_dict()) == {"keys", "pointer"}
-
-
 def test_keys_of_this_step_are_asked_about_from_the_next_step_on():
     module = MoCo(codec(), noisy, queue_size=64, **HEAD).train()
-    start = module.queue.keys.clone()
+    start, keys = module.queue.keys.clone(), module.queue.keys
     module.loss(*batch())[0].backward()
     assert int(module.queue.pointer) == 16  # two views of eight samples
-    assert torch.equal(module.queue.keys[16:], start[16:])
-    assert not torch.equal(module.queue.keys[:16], start[:16]) and not module.queue.keys.requires_grad
+    assert torch.equal(keys[16:], start[16:]) and not torch.equal(keys[:16], start[:16])
 
 
 # Batch norm
@@ -292,10 +279,8 @@ def test_keys_are_shuffled_between_the_groups_and_put_back():
     x, present = batch(16)
     module = MoCo(codec(), noisy, norm="split", splits=4, **HEAD).train()
     torch.manual_seed(0)
-    a = module._keys(x, present)
-    b = module._keys(x, present)
-    module.eval()
-    c = module._keys(x, present)
+    a, b = module._keys(x, present), module._keys(x, present)
+    c = module.eval()._keys(x, present)
     assert not torch.allclose(a, b)  # by other neighbours each time
     assert (a * c).sum(1).mean() > (a * c.roll(1, 0)).sum(1).mean()  # and yet each its own sample's
 
@@ -357,7 +342,7 @@ def test_a_view_brings_its_gaps_along():
 def test_absent_bands_of_an_image_stay_absent():
     x, present = draw(4, 2, 12, 12), torch.tensor([[True, False]] * 4)
     module = SimCLR(codec(), noisy, **HEAD)
-    view, held = module.view(x.masked_fill(~present[..., None, None], 0), present)
+    view, held = module.view(x, present)
     assert torch.equal(held, present)
     a = pooled(module.codec, module.codec.encoder, view, held)
     b = pooled(module.codec, module.codec.encoder, view.where(present[..., None, None], 5.0), held)
