@@ -23,14 +23,6 @@ SPECS = {
 STEPS = 11
 
 
-@pytest.fixture(autouse=True, scope="module")
-def ctrl_c():
-    """Python's own answer to Ctrl-C, also where the tests run in the background, which ignores it."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
 def tokens(num_samples: int = 20, seed: int = 0) -> TokenDataset:
     g = torch.Generator().manual_seed(seed)
     return TokenDataset(
