@@ -134,12 +134,14 @@ def train(
         if samples is not None and hasattr(module, "check"):
             for piece in pieces(samples):  # here: to look at values in the loop would wait for the device
                 module.check(piece)
-    if isinstance(data, TokenDataset) and not any(bool(p.any()) for p in data.present.values()):
+    measured = list(data.present.values()) if isinstance(data, TokenDataset) else []
+    if measured and not any(bool(p.any()) for p in measured):
         raise ValueError(f"Nothing was measured in any of the {len(data)} samples.")
+    complete = bool(measured) and all(bool(p.all()) for p in measured)
     on_gpu = accelerator.device.type == "cuda"
     rate = torch.tensor(lr, device=accelerator.device) if on_gpu else lr  # one number for all groups
     optimizers = [accelerator.prepare(o) for o in make_optimizers(module, optimizer, rate, weight_decay)]
-    wrapped = accelerator.prepare(_Loss(module))
+    wrapped = accelerator.prepare(_Loss(module, complete))
     average = average_of(module, ema)
 
     def update(inputs: Any) -> tuple[Tensor, dict[str, Tensor]]:
@@ -265,14 +267,14 @@ def _order(num_samples: int, seed: int, epoch: int) -> Tensor:
 
 
 class _Loss(nn.Module):
-    """Makes ``module.loss`` the forward, so that accelerate's wrappers see it."""
+    """``module.loss`` as a forward, for accelerate's wrappers; where ``complete``, no token is missing."""
 
-    def __init__(self, module: nn.Module):
+    def __init__(self, module: nn.Module, complete: bool = False):
         super().__init__()
-        self.module = module
+        self.module, self.complete = module, complete
 
     def forward(self, batch: Any):
-        return self.module.loss(*_arguments(batch))
+        return self.module.loss(batch.tokens) if self.complete else self.module.loss(*_arguments(batch))
 
 
 def _arguments(batch: Any) -> Sequence[Any]:

@@ -171,6 +171,8 @@ class MultimodalTransformer(nn.Module, Questions):
             present_BT, self.modality_T, len(self.names), self.num_inputs, self.num_targets,
             generator, self.min_inputs, hold_out_G=self.hold_out_G,
         )  # fmt: skip
+        if self._always_full(tokens, present):
+            is_input_BI = None
         context = self.encode(code_BT.gather(1, input_BI), input_BI, is_input_BI)
         h_BOD = self.decode(target_BO, is_target_BO, *context)
         code_BO, modality_BO = code_BT.gather(1, target_BO), self.modality_T[target_BO]
@@ -214,20 +216,32 @@ class MultimodalTransformer(nn.Module, Questions):
             masks.append(mask)
         return torch.cat(codes, 1), torch.cat(masks, 1)
 
-    def encode(self, code_BI: Tensor, place_BI: Tensor, is_input_BI: Tensor) -> tuple[Tensor, Tensor]:
-        """Chosen tokens -> context (B, 1 + I, D) and its mask (B, 1, 1, 1 + I)."""
+    def _always_full(self, tokens: Named, present: Named | None) -> bool:
+        """Whether every sample fills its input budget for certain: attention without a mask is faster."""
+        everything = not present and set(tokens) == set(self.names)
+        budget = self.num_inputs if self.min_inputs >= self.num_inputs else len(self.modality_T)
+        return everything and budget < len(self.modality_T) and not self.config["hold_out"]
+
+    def encode(
+        self, code_BI: Tensor, place_BI: Tensor, is_input_BI: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Chosen tokens -> context (B, 1 + I, D) and its mask (B, 1, 1, 1 + I); None: all of them count."""
         book_BI = self.book_T[place_BI]
         where_BID = self.position_TD[place_BI] + self.modality(book_BI)
         register_B1D = self.register_token.expand(len(code_BI), 1, -1)
         x_BID = torch.cat([register_B1D, self.code(code_BI, book_BI) + where_BID], 1)
         x_BID = in_working_precision(x_BID)
-        mask = torch.cat([is_input_BI.new_ones(len(is_input_BI), 1), is_input_BI], 1)[:, None, None, :]
+        mask = None
+        if is_input_BI is not None:
+            mask = F.pad(is_input_BI, (1, 0), value=True)[:, None, None, :]
         for block in self.encoder:
             x_BID = self._run(block, x_BID, mask)
         where_BID = torch.cat([register_B1D, where_BID], 1)
         return in_working_precision(self.to_context(self.encoder_norm(x_BID)) + where_BID), mask
 
-    def decode(self, place_BO: Tensor, is_target_BO: Tensor, context: Tensor, context_mask: Tensor) -> Tensor:
+    def decode(
+        self, place_BO: Tensor, is_target_BO: Tensor, context: Tensor, context_mask: Tensor | None
+    ) -> Tensor:
         """What the head makes the law of the tokens asked from: (B, O, D)."""
         modality_BO = self.modality_T[place_BO]
         x_BOD = self.mask_token + self.position_TD[place_BO] + self.modality(self.book_T[place_BO])

@@ -287,6 +287,20 @@ def test_aions_token_loss_is_weighted_by_vocabulary_and_ours_is_not():
     assert float(loss.detach()) == pytest.approx((ours["image"] + ours["scalars"]) / 2, rel=1e-5)
 
 
+def test_full_inputs_need_no_mask_and_give_the_same_loss(monkeypatch):
+    """Where the budget is always filled, attention runs without a mask: faster, and nothing else."""
+    model, asked, masks = make(num_inputs=4, min_inputs=4), tokens(), []
+    encode = model.encode
+    monkeypatch.setattr(model, "encode", lambda *a: masks.append(a[2]) or encode(*a))
+    present = {name: torch.ones(len(t), dtype=torch.bool) for name, t in asked.items()}
+    losses = [model.loss(asked, p, torch.Generator().manual_seed(1))[0] for p in (None, present)]
+    assert_same(*losses)
+    assert masks[0] is None
+    assert masks[1].all()
+    for less in ({"min_inputs": 3}, {"hold_out": {"mass": 0.5}}, {"num_inputs": 9, "min_inputs": 9}):
+        assert not make(**{"num_inputs": 4, "min_inputs": 4, **less})._always_full(asked, None), less
+
+
 @pytest.mark.parametrize("embedding", ["value", "table"])
 def test_gradient_reaches_every_parameter(embedding):
     # Two modalities of several tokens: one alone of its modality sees only itself, with no choice to learn.
