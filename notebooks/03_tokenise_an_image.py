@@ -91,6 +91,9 @@ if not experiments or not set(experiments) <= EXPERIMENTS:
         f"experiments are {sorted(EXPERIMENTS)}, got {experiments}."
     )
 FULL = profile == "full"
+PRECISION = "bf16" if FULL and torch.cuda.is_available() else "no"
+if FULL:
+    torch.set_float32_matmul_precision("high")  # TF32 products on a GPU
 plt.style.use("style.mplstyle")
 started = time.perf_counter()
 
@@ -585,13 +588,14 @@ def tokens_in_the_transformer(seed: int) -> None:
             history = train(
                 model,
                 tokens,
-                steps=steps_of(600),
+                steps=steps_of(2000),
                 batch_size=min(128, n),
                 lr=lr,
                 optimizer="adamw",
                 ema=0.99,
                 validation=watched,
                 validate_every=100,
+                mixed_precision=PRECISION,
                 seed=seed,
                 progress=False,
             )

@@ -96,6 +96,9 @@ if not experiments or not set(experiments) <= EXPERIMENTS:
         f"experiments are {sorted(EXPERIMENTS)}, got {experiments}."
     )
 FULL = profile == "full"
+PRECISION = "bf16" if FULL and torch.cuda.is_available() else "no"
+if FULL:
+    torch.set_float32_matmul_precision("high")  # TF32 products on a GPU
 plt.style.use("style.mplstyle")
 started = time.perf_counter()
 
@@ -563,6 +566,7 @@ def fit(model, tokens, seed: int, num_steps: int, watched=None, log_every=10):
         lr=2e-3 if FULL else 5e-3,
         ema=0.99 if FULL else 0.98,
         validation=watched,
+        mixed_precision=PRECISION,
         seed=seed,
         log_every=log_every,
         progress=False,
@@ -725,6 +729,7 @@ def fit_galaxies(samples, settings: dict, seed: int, num_steps: int):
         batch_size=min(256 if FULL else 64, len(samples)),
         lr=2e-3 if FULL else 5e-3,
         ema=0.98,
+        mixed_precision=PRECISION,
         seed=seed,
         progress=False,
     )

@@ -94,6 +94,9 @@ if not experiments or not set(experiments) <= EXPERIMENTS:
         f"experiments are {sorted(EXPERIMENTS)}, got {experiments}."
     )
 FULL = profile == "full"
+PRECISION = "bf16" if FULL and torch.cuda.is_available() else "no"
+if FULL:
+    torch.set_float32_matmul_precision("high")  # TF32 products on a GPU
 plt.style.use("style.mplstyle")
 started = time.perf_counter()
 
@@ -565,6 +568,7 @@ def fit(codecs, samples, seed: int, num_steps: int, turn: bool = FULL):
         ema=0.995 if FULL else 0.97,
         validation=None if watched is None else encode(codecs, watched),
         validate_every=250,
+        mixed_precision=PRECISION,
         seed=seed,
         progress=False,
     )

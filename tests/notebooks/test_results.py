@@ -72,3 +72,33 @@ def test_codes_by_where_they_lie_score_above_a_table_where_images_are_few(images
     rows = images[(images.task == "tokens in the transformer") & (images.n == n)]
     by_seed = rows.pivot(index="seed", columns="method", values="log_score")
     assert len(by_seed) == 5 and paired_difference(by_seed["value"], by_seed["table"])[1] > gain
+
+
+@pytest.fixture(scope="module")
+def series():
+    settings, records = read_results(FOLDER / "results" / "04_tokenise_a_series_and_a_spectrum.json")
+    assert "H100" in settings["device"]
+    return records
+
+
+def by_seed_of(records, task: str, n: int):
+    rows = records[(records.task == task) & (records.n == n)].pivot(
+        index="seed", columns="method", values="r2"
+    )
+    assert sorted(rows.index) == [0, 1, 2, 3, 4]
+    return rows
+
+
+@pytest.mark.parametrize(
+    ("task", "n", "sign"),
+    [("watch", 1000, 1), ("swings", 100_000, 1), ("supernovae", 4108, -1), ("absorbers", 100_000, 1)],
+)
+def test_which_of_codec_and_opponent_wins_is_as_the_page_says(series, task, n, sign):
+    r2 = by_seed_of(series, task, n)
+    _, low, high = paired_difference(r2["codec"], r2["opponent"])
+    assert (low if sign > 0 else -high) > 0
+
+
+def test_weighing_by_inverse_variance_finds_more_of_the_law(series):
+    r2 = by_seed_of(series, "noise", 3000)
+    assert paired_difference(r2["weighted"], r2["all pixels alike"])[1] > 0.1
