@@ -13,6 +13,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
+if torch.cuda.is_available():
+    from aion_lite.model.attention_kernel import MOST_KEYS, attend
+
+
+def has_kernel(x: Tensor, width: int, num_keys: int) -> bool:
+    """Whether our own kernel serves attention: half precision on a GPU, heads of 16 to 128, few keys."""
+    half = x.is_cuda and x.dtype in (torch.bfloat16, torch.float16)
+    return half and width in (16, 32, 64, 128) and num_keys <= MOST_KEYS
+
+
 def in_working_precision(x: Tensor) -> Tensor:
     """As products are computed: under autocast the stream between the blocks is half precision, too."""
     device = x.device.type
@@ -53,9 +63,15 @@ class Attention(nn.Module):
         """``mask``: bool, broadcastable to (B, H, N, M); True = may be seen."""
         B, N, D = x_BND.shape
         if context_BMD is None:  # one large product
-            q_BND, kv = F.linear(x_BND, torch.cat([self.q.weight, self.kv.weight])).split([D, 2 * D], -1)
+            q_BND, kv = F.linear(x_BND, torch.cat([self.q.weight, self.kv.weight])), None
         else:
             q_BND, kv = self.q(x_BND), self.kv(context_BMD)
+        if has_kernel(q_BND, D // self.num_heads, (x_BND if kv is None else kv).shape[1]):
+            return self.proj(
+                attend(q_BND, kv, self.q_norm.weight, self.k_norm.weight, mask, self.num_heads)[0]
+            )
+        if kv is None:
+            q_BND, kv = q_BND.split([D, 2 * D], -1)
         heads = (self.num_heads, D // self.num_heads)
         q_BHNE = q_BND.unflatten(-1, heads).transpose(1, 2)
         k_BHME, v_BHME = kv.unflatten(-1, (2, *heads)).permute(2, 0, 3, 1, 4)
