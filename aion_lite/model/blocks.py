@@ -12,15 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-
-if torch.cuda.is_available():
-    from aion_lite.model.attention_kernel import MOST_KEYS, attend
-
-
-def has_kernel(x: Tensor, width: int, num_keys: int) -> bool:
-    """Whether our own kernel serves attention: half precision on a GPU, heads of 16 to 128, few keys."""
-    half = x.is_cuda and x.dtype in (torch.bfloat16, torch.float16)
-    return half and width in (16, 32, 64, 128) and num_keys <= MOST_KEYS
+from aion_lite.model import fused
 
 
 def in_working_precision(x: Tensor) -> Tensor:
@@ -66,10 +58,9 @@ class Attention(nn.Module):
             q_BND, kv = F.linear(x_BND, torch.cat([self.q.weight, self.kv.weight])), None
         else:
             q_BND, kv = self.q(x_BND), self.kv(context_BMD)
-        if has_kernel(q_BND, D // self.num_heads, (x_BND if kv is None else kv).shape[1]):
-            return self.proj(
-                attend(q_BND, kv, self.q_norm.weight, self.k_norm.weight, mask, self.num_heads)[0]
-            )
+        if fused.serves(q_BND, D // self.num_heads):
+            weights = self.q_norm.weight, self.k_norm.weight
+            return self.proj(fused.attend(q_BND, kv, *weights, mask, self.num_heads))
         if kv is None:
             q_BND, kv = q_BND.split([D, 2 * D], -1)
         heads = (self.num_heads, D // self.num_heads)

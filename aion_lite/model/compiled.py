@@ -1,7 +1,7 @@
 """A model's costly parts through torch.compile, for as long as a context lasts.
 
 Blocks of one kind share their code, so two are compiled and not twenty-four, and the sampling of masks is
-left out: that is seconds instead of a minute. May import torch alone.
+left out: that is seconds instead of a minute.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from aion_lite.model import fused
+
 
 @contextmanager
 def compiled(model: nn.Module) -> Iterator[None]:
@@ -19,6 +21,8 @@ def compiled(model: nn.Module) -> Iterator[None]:
 
     Compiled once for the shapes of a training step: other shapes, as in validation, would be compiled anew.
     """
+    if torch.cuda.is_available():
+        fused.try_kernels()
     if not hasattr(model, "_compiled"):
         losses = torch.compile(model.head.losses, dynamic=False)
         blocks = {block: torch.compile(block._call_impl, dynamic=False) for block in model.blocks()}

@@ -1,0 +1,132 @@
+"""Our attention kernels against torch's layer norm and scaled_dot_product_attention, forward and backward.
+
+They run on any machine in Triton's interpreter, in a process of its own, as it must be chosen before Triton is
+first imported; and compiled where there is a GPU.
+"""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from aion_lite.model import fused
+from aion_lite.model.blocks import Attention
+
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available() or INTERPRETED, reason="needs a GPU")
+interpreted = pytest.mark.skipif(not INTERPRETED, reason="runs in a process of its own, started below")
+# queries, keys (None: the queries themselves), width, heads, mask
+CASES = [
+    (1, None, 16, 1, None),
+    (20, None, 32, 2, None),
+    (20, None, 32, 2, "pairs"),
+    (20, 37, 32, 2, "keys"),
+    (70, 130, 64, 2, None),
+    (130, None, 64, 2, "pairs"),
+]
+
+
+def case(N, M, width, heads, kind, device="cpu", seed=0):
+    """(attention, its inputs, mask, gradient from above)."""
+    torch.manual_seed(seed)
+    attention = Attention(width, heads)
+    for p in attention.parameters():
+        torch.nn.init.normal_(p, mean=1.0 if p.ndim == 1 else 0.0, std=0.3)
+    x = [torch.randn(3, n, width, device=device, requires_grad=True) for n in (N, M) if n is not None]
+    mask, keys = None, M or N
+    if kind == "keys":
+        mask = torch.rand(3, 1, 1, keys) > 0.3
+        mask[..., 0] = True
+    if kind == "pairs":
+        mask = (torch.rand(3, 1, N, keys) > 0.3) | torch.eye(N, keys).bool()
+    mask = None if mask is None else mask.to(device)
+    return attention.to(device), x, mask, torch.randn(3, N, width, device=device)
+
+
+def results(attention, x, mask, above):
+    out = attention(x[0], x[1] if len(x) > 1 else None, mask)
+    return [out, *torch.autograd.grad(out, [*x, *attention.parameters()], above.to(out.dtype))]
+
+
+def test_in_tritons_interpreter():
+    pytest.importorskip("triton", reason="needs Triton")
+    if INTERPRETED:
+        return
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        __file__,
+        "-m",
+        "",
+        "-k",
+        "plain_path",
+    ]
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-3000:]
+
+
+@interpreted
+@pytest.mark.parametrize("what", CASES, ids=str)
+def test_the_kernels_are_the_plain_path(monkeypatch, what):
+    attention, x, mask, above = case(*what)
+    plain = results(attention, x, mask, above)
+    monkeypatch.setattr(fused, "serves", lambda x, width: True)
+    for ours, theirs in zip(results(attention, x, mask, above), plain, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5 * max(1.0, theirs.abs().max().item()))
+
+
+@interpreted
+def test_the_operators_of_the_plain_path_keep_torchs_rules():
+    from aion_lite.model.attention_kernel import attend
+
+    attention, (x,), mask, _ = case(20, None, 32, 2, "pairs")
+    qkv = F.linear(x, torch.cat([attention.q.weight, attention.kv.weight])).detach().requires_grad_()
+    weights = attention.q_norm.weight.detach(), attention.k_norm.weight.detach()
+    torch.library.opcheck(attend, (qkv, None, *weights, mask, 2))
+
+
+def test_on_a_cpu_and_in_full_precision_the_plain_path_runs():
+    assert not fused.serves(torch.zeros(2, 3, 8, dtype=torch.bfloat16), 64)
+    assert not fused.serves(torch.zeros(2, 3, 8), 64)
+
+
+def test_where_triton_builds_nothing_it_warns_and_goes_on(monkeypatch):
+    monkeypatch.setattr(fused, "works", None)
+
+    def fails(*_):
+        raise RuntimeError("no C compiler")
+
+    monkeypatch.setattr(fused, "attend", fails)
+    with pytest.warns(UserWarning, match="slower on cpu"):
+        fused.try_kernels("cpu")
+    assert fused.works is False
+
+
+@needs_gpu
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
+@pytest.mark.parametrize("what", [*CASES, (256, None, 768, 12, None), (128, 256, 768, 12, "keys")], ids=str)
+def test_half_precision_is_as_near_to_full_as_torchs_own(monkeypatch, what, compiled):
+    attention, x, mask, above = case(*what, device="cuda")
+    exact = results(attention, x, mask, above)
+
+    def errors():
+        call = torch.compile(attention, dynamic=False) if compiled else attention
+        with torch.autocast("cuda", torch.bfloat16):
+            out = call(x[0], x[1] if len(x) > 1 else None, mask)
+        parts = [out, *torch.autograd.grad(out, [*x, *attention.parameters()], above.to(out.dtype))]
+        return [float((a - b).norm() / b.norm()) for a, b in zip(parts, exact, strict=True)]
+
+    assert fused.serves(torch.zeros(1, device="cuda", dtype=torch.bfloat16), what[2] // what[3])
+    ours = errors()
+    monkeypatch.setattr(fused, "serves", lambda x, width: False)
+    assert max(ours) < 0.03
+    for mine, torchs in zip(ours, errors(), strict=True):
+        assert mine < 1.3 * torchs + 1e-3
