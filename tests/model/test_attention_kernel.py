@@ -1,7 +1,7 @@
 """Our attention kernels against torch's layer norm and scaled_dot_product_attention, forward and backward.
 
-They run on any machine in Triton's interpreter, in a process of its own, as it must be chosen before Triton is
-first imported; and compiled where there is a GPU.
+They run on any machine in Triton's interpreter, in a process of its own, as it must be chosen before Triton
+is first imported; and compiled where there is a GPU.
 """
 
 import os
