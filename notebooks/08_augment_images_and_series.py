@@ -214,15 +214,15 @@ print(
 )
 print("ours never does:", (backwards["ours"] == 0).all())
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "Left: where each step is read, six draws of the recipe of knots (orange where time runs backwards) and six of ours (blue), at the same sigma of 0.2. Right: the series of above in grey, warped by knots and by us, each moved down a little.", "name": "fig-08-warp"}, "image": {"alt": "Left: six blue curves rise steadily from corner to corner; grey curves of the knots cross them, most with orange stretches that fall. Right: three traces of a wrist's rotation; the one warped by knots repeats a swing mirrored in time, ours is only stretched."}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "Left: where each step is read, six draws of the recipe of knots (orange where time runs backwards) and six of ours (blue), at the same sigma of 0.3. Right: the series of above in grey, warped by knots and by us, each moved down a little.", "name": "fig-08-warp"}, "image": {"alt": "Left: six blue curves rise steadily from corner to corner; grey curves of the knots cross them, some with orange stretches that fall. Right: three traces of a wrist's rotation; the one warped by knots repeats a swing mirrored in time, ours is only stretched."}}
 left, right = plt.subplots(1, 2, figsize=(6.4, 2.8))[1]
 generator = np.random.default_rng(seed)
-knots = [map_of_knots(0.2, generator) for _ in range(6)]
+knots = [map_of_knots(0.3, generator) for _ in range(6)]
 for i, m in enumerate(knots):
     left.plot(m, color="0.6", linewidth=1, label="knots" if i == 0 else None)
     falls = np.where(np.gradient(m) < 0, m, np.nan)
     left.plot(falls, color="C1", label="knots, backwards" if i == 0 else None)
-for i, m in enumerate(our_maps(0.2, 6)):
+for i, m in enumerate(our_maps(0.3, 6)):
     left.plot(m, color="C0", linewidth=1, label="ours" if i == 0 else None)
 left.set(xlabel="step", ylabel="read at step", ylim=(-60, 1.4 * T))
 left.legend(fontsize=9)
@@ -254,7 +254,7 @@ SHOWN = {
     "permutation": partial(permutation, segments=4),
 }
 SEEDS = {"scaling": 3}  # a large factor
-axes = plt.subplots(2, 3, figsize=(6.0, 3.0), sharex=True, sharey=True)[1]
+axes = plt.subplots(2, 3, figsize=(5.6, 2.8), sharex=True, sharey=True)[1]
 offset = torch.tensor([[0.0], [-1.3 * float(pair.max() - pair.min())]])
 for ax, (name, transform) in zip(axes.flat, SHOWN.items(), strict=True):
     changed = transform(pair, generator=fresh(SEEDS.get(name, 6)))
@@ -272,12 +272,12 @@ plt.show()
 # `augment_spectrum` therefore changes only what another night would have changed: the noise of each pixel, which pixels are lost, and a slow error of the flux calibration.
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "A simulated spectrum with three absorption lines (grey) and three changed copies, at four times the usual strength. Dotted: where the lines are. None of the changes moves them.", "name": "fig-08-spectrum"}, "image": {"alt": "Three panels of flux against wavelength with dotted lines through three dips. noise: the blue copy scatters around the grey curve. dropout: pieces of the copy are missing. ripple: the copy bends smoothly above and below. The dips stay on the dotted lines in all three."}}
-wave = np.geomspace(4000, 6800, 160)
+wave = np.geomspace(4000, 6800, 120)
 LINES, WIDTH = (4600, 5200, 6000), 35.0  # angstrom
 dips = sum(0.5 * np.exp(-(((wave - line) / WIDTH) ** 2) / 2) for line in LINES)
-flux = torch.tensor(1 - dips)[None]  # (1, 160)
+flux = torch.tensor(1 - dips)[None]  # (1, 120)
 ivar = torch.full_like(flux, 0.03**-2)
-axes = plt.subplots(1, 3, figsize=(6.4, 2.2), sharey=True)[1]
+axes = plt.subplots(1, 3, figsize=(6.0, 2.0), sharey=True)[1]
 for ax, name in zip(axes, ("noise", "dropout", "ripple"), strict=True):
     changed, seen, _ = augment_spectrum(
         flux, ivar, 4.0, transforms=name, generator=fresh(2)
@@ -309,7 +309,7 @@ for name in IMAGE_TRANSFORMS:
     rows[name] = augment_images(
         dyed, much, transforms=name, limits=(0.0, 1.0), generator=fresh(3)
     )
-plots.image_rows(plt.subplots(figsize=(3.4, 4.5))[1], rows)
+plots.image_rows(plt.subplots(figsize=(3.0, 4.0))[1], rows)
 save_figure("images")
 plt.show()
 
@@ -334,7 +334,7 @@ def at_strength(strength: float):
 
 
 rows = {f"{k:g}": at_strength(k) for k in (0, 0.5, 1, 2, 4)}
-plots.image_rows(plt.subplots(figsize=(3.8, 2.9))[1], rows).set_ylabel(
+plots.image_rows(plt.subplots(figsize=(3.2, 2.5))[1], rows).set_ylabel(
     "strength"
 )
 save_figure("strength_shown")
@@ -346,7 +346,7 @@ plt.show()
 
 # %% tags=["nbval-ignore-output"] mystnb={"figure": {"caption": "The same with a slider, in hundredths, where a kernel is running.", "name": "fig-08-slider"}, "image": {"alt": "Two rows of six pictures of clothes: as they are, and changed at strength 1, a little turned, moved, cropped, brighter or darker."}}
 def strength_figure(strength_percent: int):
-    figure, ax = plt.subplots(figsize=(4.0, 1.5))
+    figure, ax = plt.subplots(figsize=(3.6, 1.4))
     strength = strength_percent / 100
     rows = {"as it is": dyed, f"{strength:g}": at_strength(strength)}
     plots.image_rows(ax, rows)
@@ -431,7 +431,7 @@ for label, (a, b) in {
     "apart, ": apart,
 }.items():
     rows[label + "sharp"], rows[label + "soft"] = a[:5], b[:5]
-plots.image_rows(plt.subplots(figsize=(3.2, 3.2))[1], rows)
+plots.image_rows(plt.subplots(figsize=(2.8, 2.9))[1], rows)
 save_figure("pairs")
 plt.show()
 
@@ -680,7 +680,7 @@ LARGE_SIZES = [] if sizes or not FULL else [5000]
 MORE_BELOW = [] if sizes else [50]  # of plain training, for its curve
 MORE_ABOVE = [] if sizes else [20_000, 50_000] if FULL else [1600]
 WATCH_SIZES = sizes or ([50, 200, 1000] if FULL else [60, 240])
-WATCH_MORE = [] if sizes else [25, 100, 500, 2000] if FULL else [960]
+WATCH_MORE = [] if sizes else [25, 100, 2000] if FULL else [960]
 NOVA_SIZES = sizes or [50, 100, 200]
 NOVA_MORE = [] if sizes else [25, 400]
 STRENGTHS = [0.0, 0.25, 0.5, 1.0, 2.0, 4.0] if FULL else [0.0, 0.5, 2.0]
@@ -860,7 +860,7 @@ TITLES = {
     "supernovae": ("supernovae", "labelled objects"),
 }
 there = [side for side in SIDES if len(part(side)[0])]
-axes = np.atleast_1d(plt.subplots(1, max(1, len(there)), figsize=(7.0, 3.6))[1])
+axes = np.atleast_1d(plt.subplots(1, max(1, len(there)), figsize=(6.4, 3.2))[1])
 for ax, side in zip(axes, there, strict=False):
     plots.learning_curves(ax, part(side)[0], "accuracy", LABELS)
     ax.set(title=TITLES[side][0], xlabel=TITLES[side][1])
@@ -967,7 +967,7 @@ if len(found):
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "Label-efficiency factor against the number of labels (bars are 95 % intervals over seeds; triangles are bounds, where the curve without augmentation was too short). Dashed: the promise, ten. Solid: nothing gained.", "name": "fig-08-factor"}, "image": {"alt": "A panel for each kind of data with both axes logarithmic: marks of the factor for each method by number of labels, with a solid line at one and a dashed line at ten."}}
 axes = np.atleast_1d(
-    plt.subplots(1, max(1, len(there)), figsize=(7.0, 3.4), sharey=True)[1]
+    plt.subplots(1, max(1, len(there)), figsize=(6.4, 3.2), sharey=True)[1]
 )
 for ax, side in zip(axes, there, strict=False):
     rows_of = found[found.data == side]
@@ -1054,7 +1054,7 @@ display(pd.DataFrame(rows).set_index("n")) if rows else print(NOTHING)
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "Accuracy on new samples against the strength of augmentation (bars are 95 % intervals of the mean over seeds). Ring: the best mean.", "name": "fig-08-strength"}, "image": {"alt": "A panel for each kind of data that was measured: accuracy against strength from 0 to at most 4, with a ring around the highest point."}}
 swept = {side: part(f"strength: {side}")[0] for side in ("clothes", "watch")}
 swept = {side: rows for side, rows in swept.items() if len(rows)}
-axes = np.atleast_1d(plt.subplots(1, max(1, len(swept)), figsize=(6.4, 2.8))[1])
+axes = np.atleast_1d(plt.subplots(1, max(1, len(swept)), figsize=(5.8, 2.4))[1])
 best = {}
 for ax, (side, rows) in zip(axes, swept.items(), strict=False):
     rows = rows.assign(strength=rows.method.astype(float))
