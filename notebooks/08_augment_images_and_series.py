@@ -233,7 +233,7 @@ right.plot(seconds, x, color="0.5", label="as measured")
 right.plot(seconds, bent - gap, color="C1", label="knots")
 right.plot(seconds, by_hand - 2 * gap, color="C0", label="ours")
 right.set(xlabel="seconds", yticks=[], ylim=(None, float(x.max()) + gap))
-right.legend(fontsize=9, ncols=3, loc="upper center")
+right.legend(fontsize=8, ncols=3, handlelength=1, columnspacing=0.8)
 save_figure("warp")
 plt.show()
 
@@ -244,7 +244,7 @@ plt.show()
 # Each can also be called by its own name.
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "Two channels of a wrist's rotation (grey, as measured), and what each transform makes of them. Both channels always share the change in time; noise is drawn for each.", "name": "fig-08-series"}, "image": {"alt": "Six small panels, each with two traces in grey and their changed copies in blue and orange. time_warp shifts swings in time; magnitude_warp makes some swings higher; scaling makes all higher; jitter adds fine noise; window_slice shows a part, stretched; permutation swaps pieces with jumps between them."}}
-pair = motion[40, 3:5]  # (2, 150)
+pair = motion[40, [5, 4]]  # (2, 150)
 SHOWN = {
     "time_warp": partial(time_warp, sigma=0.4),
     "magnitude_warp": partial(magnitude_warp, sigma=0.4),
@@ -271,23 +271,25 @@ plt.show()
 # In a spectrum, what lies where *is* the physics: a warp along the wavelengths would be another redshift.
 # `augment_spectrum` therefore changes only what another night would have changed: the noise of each pixel, which pixels are lost, and a slow error of the flux calibration.
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "A simulated spectrum with three absorption lines (grey) and three changed copies, at four times the usual strength. Dotted: where the lines are. None of the changes moves them.", "name": "fig-08-spectrum"}, "image": {"alt": "Three panels of flux against wavelength with dotted lines through three dips. noise: the blue copy scatters around the grey curve. dropout: pieces of the copy are missing. ripple: the copy bends smoothly above and below. The dips stay on the dotted lines in all three."}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "A simulated spectrum with three absorption lines (grey) and three changed copies, at four times the usual strength. Dotted: where the lines are. None of the changes moves them.", "name": "fig-08-spectrum"}, "image": {"alt": "Three spectra one above the other against wavelength, with dotted lines through their three dips. noise: the blue copy scatters around the grey curve. dropout: pieces of the copy are missing. ripple: the copy bends smoothly above and below. The dips stay on the dotted lines in all three."}}
 wave = np.geomspace(4000, 6800, 120)
 LINES, WIDTH = (4600, 5200, 6000), 35.0  # angstrom
 dips = sum(0.5 * np.exp(-(((wave - line) / WIDTH) ** 2) / 2) for line in LINES)
 flux = torch.tensor(1 - dips)[None]  # (1, 120)
 ivar = torch.full_like(flux, 0.03**-2)
-axes = plt.subplots(1, 3, figsize=(6.0, 2.0), sharey=True)[1]
-for ax, name in zip(axes, ("noise", "dropout", "ripple"), strict=True):
+ax = plt.subplots(figsize=(5.4, 3.0))[1]
+for i, name in enumerate(("noise", "dropout", "ripple")):
     changed, seen, _ = augment_spectrum(
         flux, ivar, 4.0, transforms=name, generator=fresh(2)
     )
-    ax.plot(wave, flux[0], color="0.7")
-    ax.plot(wave, np.where(seen[0], changed[0], np.nan), linewidth=1)
-    for line in LINES:
-        ax.axvline(line, color="k", linestyle=":", linewidth=1)
-    ax.set(title=name, xlabel="wavelength (Å)", xticks=[4000, 5000, 6000])
-axes[0].set_ylabel("flux")
+    ax.plot(wave, flux[0] - i, color="0.7")
+    there = np.where(seen[0], changed[0], np.nan)
+    ax.plot(wave, there - i, linewidth=1, color="C0")
+for line in LINES:
+    ax.axvline(line, color="k", linestyle=":", linewidth=1)
+ax.set_yticks([1, 0, -1], ["noise", "dropout", "ripple"])
+ax.set(xlabel="wavelength (Å)")
+ax.grid(visible=False)
 save_figure("spectrum")
 plt.show()
 
@@ -295,21 +297,21 @@ plt.show()
 # `augment_images` is the pipeline of the source document, a whole batch at a time: flips, rotation, translation, a crop stretched to the whole, light, and an erased box.
 # The clothes are grey, so they are dyed here, to show saturation too.
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "Six pieces of clothing, dyed, and each transform of the image pipeline alone, at twice the usual strength (flip and erase: four times).", "name": "fig-08-images"}, "image": {"alt": "Nine rows of six small coloured pictures of clothes: as they are; flipped left to right or upside down; turned; moved with black coming in; cropped and stretched; brighter or darker; more or less contrast; paler or stronger colours; some with a black box over them."}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "Five pieces of clothing, dyed, and each transform of the image pipeline alone, at twice the usual strength (flip and erase: four times).", "name": "fig-08-images"}, "image": {"alt": "Nine rows of five small coloured pictures of clothes: as they are; flipped left to right or upside down; turned; moved with black coming in; cropped and stretched; brighter or darker; more or less contrast; paler or stronger colours; some with a black box over them."}}
 clothes = load_fashion_mnist(data_dir or None if FULL else None)
 clothes_test = load_fashion_mnist(data_dir or None if FULL else None, "test")
 classes = clothes.values["class"]
-first = [int((classes == k).nonzero()[0, 0]) for k in (0, 1, 3, 5, 8, 9)]
+first = [int((classes == k).nonzero()[0, 0]) for k in (0, 1, 3, 5, 9)]
 DYES = torch.tensor([[1.0, 0.5, 0.4], [0.5, 0.8, 1.0], [0.9, 0.8, 0.4]])
-dyes = DYES[torch.arange(6) % 3][:, :, None, None]  # (6, 3, 1, 1)
-dyed = clothes.values["image"][first] * dyes  # (6, 3, 28, 28)
+dyes = DYES[torch.arange(5) % 3][:, :, None, None]  # (5, 3, 1, 1)
+dyed = clothes.values["image"][first] * dyes  # (5, 3, 28, 28)
 rows = {"as it is": dyed}
 for name in IMAGE_TRANSFORMS:
     much = 4.0 if name in ("flip", "erase") else 2.0
     rows[name] = augment_images(
         dyed, much, transforms=name, limits=(0.0, 1.0), generator=fresh(3)
     )
-plots.image_rows(plt.subplots(figsize=(3.0, 4.0))[1], rows)
+plots.image_rows(plt.subplots(figsize=(2.7, 4.0))[1], rows)
 save_figure("images")
 plt.show()
 
@@ -318,7 +320,7 @@ plt.show()
 #
 # All have one knob, `strength`, a factor on every range: 0 changes nothing, 1 is the source document's pipeline, and 4 is the end.
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "The whole pipeline without flips, at five strengths; a column is one picture with the same random numbers.", "name": "fig-08-strength-shown"}, "image": {"alt": "Five rows of six pictures of clothes. At 0 they are as they are; at 0.5 and 1 a little turned and moved; at 2 clearly so; at 4 many are half out of the picture or cut to a detail, and some can no longer be told."}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "The whole pipeline without flips, at four strengths; a column is one picture with the same random numbers.", "name": "fig-08-strength-shown"}, "image": {"alt": "Four rows of five pictures of clothes. At 0.5 and 1 a little turned and moved; at 2 clearly so; at 4 many are half out of the picture or cut to a detail, and some can no longer be told."}}
 NO_FLIP = tuple(t for t in IMAGE_TRANSFORMS if t != "flip")
 
 
@@ -333,8 +335,8 @@ def at_strength(strength: float):
     )
 
 
-rows = {f"{k:g}": at_strength(k) for k in (0, 0.5, 1, 2, 4)}
-plots.image_rows(plt.subplots(figsize=(3.2, 2.5))[1], rows).set_ylabel(
+rows = {f"{k:g}": at_strength(k) for k in (0.5, 1, 2, 4)}
+plots.image_rows(plt.subplots(figsize=(2.8, 2.1))[1], rows).set_ylabel(
     "strength"
 )
 save_figure("strength_shown")
@@ -344,9 +346,9 @@ plt.show()
 # In JupyterLab you can move the strength yourself; on a page without a kernel this is a still picture. Where would *you* no longer know what it is?
 
 
-# %% tags=["nbval-ignore-output"] mystnb={"figure": {"caption": "The same with a slider, in hundredths, where a kernel is running.", "name": "fig-08-slider"}, "image": {"alt": "Two rows of six pictures of clothes: as they are, and changed at strength 1, a little turned, moved, cropped, brighter or darker."}}
+# %% tags=["nbval-ignore-output"] mystnb={"figure": {"caption": "The same with a slider, in hundredths, where a kernel is running.", "name": "fig-08-slider"}, "image": {"alt": "Two rows of five pictures of clothes: as they are, and changed at strength 1, a little turned, moved, cropped, brighter or darker."}}
 def strength_figure(strength_percent: int):
-    figure, ax = plt.subplots(figsize=(3.6, 1.4))
+    figure, ax = plt.subplots(figsize=(3.2, 1.4))
     strength = strength_percent / 100
     rows = {"as it is": dyed, f"{strength:g}": at_strength(strength)}
     plots.image_rows(ax, rows)
@@ -423,15 +425,15 @@ shared = {
 }
 pd.Series(shared, name="variance explained").to_frame().round(3)
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "Pairs of pictures of the same five pieces: as they are, changed together and changed apart. Apart, what lies at one place in the first is somewhere else in the second.", "name": "fig-08-pairs"}, "image": {"alt": "Six rows of five grey pictures in three pairs, sharp above soft. In the second pair both are turned and moved alike; in the third the sharp and the soft picture of a column point in different directions."}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "Pairs of pictures of the same four pieces: as they are, changed together and changed apart. Apart, what lies at one place in the first is somewhere else in the second.", "name": "fig-08-pairs"}, "image": {"alt": "Six rows of four grey pictures in three pairs, sharp above soft. In the second pair both are turned and moved alike; in the third the sharp and the soft picture of a column point in different directions."}}
 rows = {}
 for label, (a, b) in {
     "": (sharp, soft),
     "together, ": together,
     "apart, ": apart,
 }.items():
-    rows[label + "sharp"], rows[label + "soft"] = a[:5], b[:5]
-plots.image_rows(plt.subplots(figsize=(2.8, 2.9))[1], rows)
+    rows[label + "sharp"], rows[label + "soft"] = a[:4], b[:4]
+plots.image_rows(plt.subplots(figsize=(2.4, 2.9))[1], rows)
 save_figure("pairs")
 plt.show()
 
