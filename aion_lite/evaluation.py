@@ -142,6 +142,29 @@ def share_of_limit(
     return seed_interval(scores / limit, level)
 
 
+def samples_needed(sizes: Sequence[float], scores: Sequence[float], score: float) -> float:
+    """How many samples a learning curve needs for ``score``, linear in the log of the sizes between them.
+
+    Args:
+        sizes, scores: the curve, by rising size; where a score falls again, the best so far counts.
+        score: to be reached. Below or above the whole curve gives its smallest or largest size: a bound.
+
+    Over the n of another method that has this score, it is that method's label efficiency.
+    """
+    sizes, best = np.asarray(sizes, float), np.maximum.accumulate(np.asarray(scores, float))
+    if (
+        sizes.shape != best.shape
+        or sizes.ndim != 1
+        or not (np.diff(sizes) > 0).all()
+        or not (sizes > 0).all()
+    ):
+        raise ValueError(f"A curve needs rising sizes above 0 and a score each, got {sizes} and {scores}.")
+    i = int(np.searchsorted(best, score))  # the first size that reaches it
+    if i in (0, len(best)):
+        return float(sizes[min(i, len(best) - 1)])
+    return float(np.exp(np.interp(score, best[i - 1 : i + 1], np.log(sizes[i - 1 : i + 1]))))
+
+
 def write_results(
     path: str | Path, summary: str, records: Sequence[Mapping[str, Any]], **settings: Any
 ) -> Path:

@@ -78,6 +78,20 @@ def test_the_share_of_the_attainable_is_a_ratio_with_its_interval():
             evaluation.share_of_limit([0.3, 0.4], limit)
 
 
+def test_samples_needed_inverts_a_curve():
+    sizes = np.array([10, 100, 1000, 10_000])
+    law = 0.3 + 0.1 * np.log10(sizes)  # a line in log n, so the inverse is known everywhere
+    for n in (10, 37, 100, 999, 10_000):
+        assert evaluation.samples_needed(sizes, law, 0.3 + 0.1 * np.log10(n)) == pytest.approx(n)
+    assert evaluation.samples_needed(sizes, law, 0.1) == pytest.approx(10)  # bounds, beyond both ends
+    assert evaluation.samples_needed(sizes, law, 0.9) == pytest.approx(10_000)
+    assert evaluation.samples_needed(sizes, [0.4, 0.6, 0.5, 0.7], 0.6) == pytest.approx(100)
+    assert evaluation.samples_needed(sizes, [0.4, 0.6, 0.6, 0.7], 0.65) == pytest.approx(1000 * 10**0.5)
+    for bad in ([10, 10, 20, 30], [0, 1, 2, 3], [10, 100]):
+        with pytest.raises(ValueError, match="rising sizes"):
+            evaluation.samples_needed(bad, law, 0.5)
+
+
 def write(path, seed, task="t", **over):
     record = {"task": task, "method": "m", "n": 10, "seed": seed, "r2": 0.1 * seed}
     evaluation.write_results(path, "line", [record], parameters={"seed": seed}, seconds=1.0)
