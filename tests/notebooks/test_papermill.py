@@ -35,6 +35,10 @@ SECOND_RUN = {
         {"seed": 1, "num_train": 500, "steps": 120},
         lambda results: 0.25 < severity_kept(results, "whitened, 65,536 codes") < 1.0,
     ),
+    "09_pretrain_without_labels": (
+        {"seed": 1, "sizes": [60], "steps": 60},
+        lambda results: neighbours_gain(results) > 0.02,
+    ),
 }
 
 
@@ -79,6 +83,12 @@ def errors_of_redshift(results: dict, given: str) -> dict[str, float]:
 def severity_kept(results: dict, codec: str) -> float:
     """Share of what an X-ray tells of the severity that its tokens still tell."""
     return next(r["kept"] for r in results["records"] if (r["task"], r["method"]) == ("tokens", codec))
+
+
+def neighbours_gain(results: dict) -> float:
+    """What pretraining without labels added to the accuracy of neighbours, by the mean over a picture."""
+    curve = next(r["mean"] for r in results["records"] if r["task"] == "neighbours over epochs")
+    return curve[-1] - curve[0]
 
 
 NOTEBOOKS = sorted(path.stem for path in FOLDER.glob("[0-9][0-9]_*.py"))
