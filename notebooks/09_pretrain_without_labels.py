@@ -346,7 +346,7 @@ def fresh(side: Side, seed: int):
 
 
 BATCH = 256 if FULL else 64
-LR = 4e-3
+LR = 6e-3 if FULL else 4e-3
 made = {}  # what was pretrained in this run already
 
 
@@ -363,6 +363,7 @@ def pretrained(side: Side, method: str, seed: int, num_steps: int, look=None):
             steps=num_steps,
             batch_size=BATCH,
             lr=LR,
+            symmetric=False,  # one view asks, the other answers: half the cost
             seed=seed,
             log_every=max(num_steps // 4, 1),
             progress=False,
@@ -373,7 +374,9 @@ def pretrained(side: Side, method: str, seed: int, num_steps: int, look=None):
     return made[key]
 
 
-BRIEF = 20 if FULL else max(steps // 5, 1)  # there is more of it below
+BRIEF = (
+    min(20, full_steps or 20) if FULL else max(steps // 5, 1)
+)  # there is more of it below
 rows = []
 for side in (images, watch):
     for method in METHODS:
@@ -435,23 +438,19 @@ print(
 # %% [markdown]
 # On one device what helps is to *split* the batch: normalise it in groups, as so many GPUs would, and shuffle between the groups. That is what `pretrain` does for MoCo.
 #
-# Does the leak matter? Train MoCo in small batches, whose statistics tell most, and then ask a question to which the picture gives no answer: is a query nearer to the key of *another* picture of its own batch than to one of another batch?
-# An honest encoder has no way to know, and is right half of the time. What it is right more often, it has from the batch.
+# Does the leak matter? Train MoCo in small batches, whose statistics tell most, and then let queries choose among their own key and all keys of other batches: once with the statistics of the batch, as in training, and once with the running ones, which are the same for all and give nothing away.
+# What an encoder can do only with the first, it does by cheating.
 
 
 # %%
 NORMS = {"batch": "plain", "split": "split in groups", "layer": "layer norm"}
-SMALL_BATCH, NUM_KEYS = 32, 512
+SMALL_BATCH, NUM_KEYS = 16, 512
 
 
 @torch.no_grad()
-def recognised(module, x) -> dict[str, float]:
-    """Of queries: share nearer to their own key than to all of other batches; and how often to a stranger's.
-
-    The second is the share of keys of other batches that are farther than a key of another picture of the
-    query's batch: one half where the batch leaves no mark.
-    """
-    module.train()  # statistics of the batch, as in training
+def own_key_found(module, x, own_statistics: bool) -> float:
+    """Share of queries nearer to their own key than to all keys of other batches."""
+    module.train(own_statistics)
     batches = x.split(SMALL_BATCH)
     half = len(batches) // 2
     seen = torch.ones(SMALL_BATCH, dtype=torch.bool, device=x.device)
@@ -460,20 +459,13 @@ def recognised(module, x) -> dict[str, float]:
         return module._keys(*module.view(batch, seen))
 
     queue = torch.cat([keys(batch) for batch in batches[half:]])
-    own, strangers = [], []
+    right = []
     for batch in batches[:half]:
-        q, k = module._queries(*module.view(batch, seen)), keys(batch)
-        others = q @ queue.T
-        right = (q * k).sum(1, keepdim=True)
-        own.append((right > others).all(1).float().mean())
-        for shift in range(1, SMALL_BATCH):
-            wrong = (q * k.roll(shift, 0)).sum(1, keepdim=True)
-            strangers.append((wrong > others).float().mean())
+        q = module._queries(*module.view(batch, seen))
+        own = (q * keys(batch)).sum(1)
+        right.append((own > (q @ queue.T).amax(1)).float().mean())
     module.eval()
-    return {
-        "own key found": float(torch.stack(own).mean()),
-        "batch recognised": float(torch.stack(strangers).mean()),
-    }
+    return float(torch.stack(right).mean())
 
 
 def run_norm(one: int, num_steps: int, norms) -> None:
@@ -501,8 +493,11 @@ def run_norm(one: int, num_steps: int, norms) -> None:
             progress=False,
         )
         torch.manual_seed(one)
-        found = neighbours(seen_by(codec, 1), bank)["accuracy"]
-        scores = recognised(module, some) | {"neighbours": found}
+        scores = {
+            "batch statistics": own_key_found(module, some, True),
+            "running statistics": own_key_found(module, some, False),
+            "neighbours": neighbours(seen_by(codec, 1), bank)["accuracy"],
+        }
         keep("norm", norm, len(x), one, scores)
 
 
@@ -845,7 +840,7 @@ def run_table(side, one, n, num_steps, methods, pretraining, longer=False):
         }
         keep(f"{side.name}: fine-tuned", method, n, one, scores)
         if method == "scratch" and longer:
-            more = num_steps + pretraining["moco"]
+            more = num_steps + pretraining["moco"]  # in all as many
             model, _ = fine_tune(
                 codec, side, seen, watched, None, one, more, [(lr, decay)]
             )
@@ -907,9 +902,9 @@ def long(num: int) -> int:
     return full_steps or num
 
 
-IMAGE_STEPS = {"moco": long(4000), "simclr": long(3000), "byol": long(3000)}
+IMAGE_STEPS = dict.fromkeys(METHODS, long(3500))
 LINE_STEPS = dict.fromkeys(METHODS, long(1500))
-FINE_STEPS = long(250)
+FINE_STEPS = long(200)
 SIZES = sizes or ([100, 500, 1000, 5000] if data_dir else [100, 500, 1000])
 LINE_SIZES = {"motion": [50, 100, 500, 1000], "spectrum": [50, 100, 200, 400]}
 ALL = list(LABELS)
@@ -919,7 +914,7 @@ if FULL:
             run_knn(one, IMAGE_STEPS["moco"])
             run_reconstruction(one, IMAGE_STEPS["moco"], 1000, long(500))
         if "norm" in experiments:
-            run_norm(one, long(4000), NORMS)
+            run_norm(one, long(5000), NORMS)
         if "images" in experiments:
             for n in SIZES:
                 run_table(
@@ -929,6 +924,8 @@ if FULL:
             if more <= len(clothes):
                 run_table(images, one, more, FINE_STEPS, ["scratch"], {})
         sides = {"watch": watch, "supernovae": load_types()}
+        if "supernovae" in experiments and sides["supernovae"] is None:
+            print("supernovae are left out: no supernovae.npz in data_dir")
         for name, side in sides.items():
             if name in experiments and side is not None:
                 for n in LINE_SIZES[side.name]:
@@ -1074,8 +1071,9 @@ for kind in KINDS if len(curves) else []:
     print(f"{kind}: Spearman of accuracy and epochs {rank:.2f}; 0.8 {reached}")
 
 # %% tags=["nbval-check-output"]
-start, *_, end = run[run.task == "neighbours over epochs"]["mean"].iloc[0]
-print("neighbours by the mean got better without a label:", end > start + 0.03)
+for curve in run[run.task == "neighbours over epochs"].get("mean", []):
+    gained = curve[-1] - curve[0] > 0.03
+    print("neighbours by the mean got better without a label:", gained)
 
 # %% [markdown]
 # How much there is to gain depends on the rival. Where things lie in their place, pixels and random filters with places know most of it, and the mean over the picture, which throws places away, starts far behind; on data that are less tidy that is the other way round.
@@ -1085,7 +1083,7 @@ print("neighbours by the mean got better without a label:", end > start + 0.03)
 # %%
 norms, norms_by = part("norm")
 if len(norms):
-    columns = ["own key found", "batch recognised", "neighbours"]
+    columns = ["batch statistics", "running statistics", "neighbours"]
     table = {
         NORMS[norm]: {
             name: as_text(evaluation.seed_interval(group[name]))
@@ -1095,6 +1093,10 @@ if len(norms):
     }
     print(f"From {norms_by}, {norms.seed.nunique()} seed(s).")
     display(pd.DataFrame(table).T.rename_axis("norm of the head"))
+    mean = norms.groupby("method")[columns].mean()
+    for name in columns[:2]:
+        times = mean[name]["batch"] / mean[name]["split"]
+        print(f"{name}: plain finds {times:.1f} times as many keys as split")
     by_norm = norms.pivot(index="seed", columns="method", values="neighbours")
     gain = evaluation.paired_difference(by_norm["split"], by_norm["batch"])
     print("neighbours, split less plain:", as_text(gain))
@@ -1102,7 +1104,10 @@ else:
     print(NOTHING)
 
 # %% [markdown]
-# *Batch recognised* is one half for an encoder that only looks at pictures. Plain batch norm finds more keys and learns less for it than it seems: part of what it finds is its own batch.
+# The first two columns are shares of queries that found their own key, with the statistics of the batch and without.
+# With them plain batch norm looks like the far better student. Take them away, and look at what its advantage was worth: the neighbours, which see no batch, say it too.
+# (To split makes the question harder than it need be, as small groups have noisy statistics; that is why *split in groups* may do better with the running ones.)
+#
 # Here only the head has batch norm, and the encoder's own layers normalise each sample by itself, so the leak has a narrow way in; in encoders with batch norm throughout, such as ResNets, it is wide.
 #
 # ## What reconstruction does
@@ -1143,47 +1148,52 @@ COUNTED = {
     "spectrum": "labelled supernovae",
 }
 there = [name for name in COUNTED if len(part(f"{name}: fine-tuned")[0])]
-figure, panels = plt.subplots(
-    1, len(there), figsize=(3.2 * len(there) + 0.6, 4.0), squeeze=False
-)
-for ax, name in zip(panels[0], there, strict=True):
-    found, _ = part(f"{name}: fine-tuned")
-    plots.learning_curves(ax, found, "accuracy", LABELS)
-    ax.set(xlabel=COUNTED[name])
-    ax.tick_params(axis="x", rotation=30)
-    handles = ax.get_legend_handles_labels()
-    ax.get_legend().remove()
-panels[0, 0].set_ylabel("accuracy, mean over classes")
-figure.legend(*handles, loc="outside lower center", ncols=3)
-save_figure("labels")
-plt.show()
+if there:
+    figure, panels = plt.subplots(
+        1, len(there), figsize=(3.2 * len(there) + 0.6, 4.0), squeeze=False
+    )
+    for ax, name in zip(panels[0], there, strict=True):
+        found, _ = part(f"{name}: fine-tuned")
+        plots.learning_curves(ax, found, "accuracy", LABELS)
+        ax.set(xlabel=COUNTED[name])
+        ax.tick_params(axis="x", rotation=30)
+        handles = ax.get_legend_handles_labels()
+        ax.get_legend().remove()
+    panels[0, 0].set_ylabel("accuracy, mean over classes")
+    figure.legend(*handles, loc="outside lower center", ncols=3)
+    save_figure("labels")
+    plt.show()
+else:
+    print(NOTHING)
 
 
 # %%
-def table_of(name: str, kind: str):
-    """Methods by n, with intervals, of one kind of data."""
-    found, found_by = part(f"{name}: {kind}")
-    print(f"{name}, {kind}: {found_by}, {found.seed.nunique()} seed(s).")
-    order = [*LABELS, "scratch, longer", "raw values"]
-    cells = found.groupby(["method", "n"]).accuracy.apply(
-        lambda v: as_text(evaluation.seed_interval(v))
-    )
-    table = cells.unstack()
-    table = table.reindex([m for m in order if m in table.index]).fillna("")
-    return table.rename(index=LABELS).rename_axis(None, axis=1)
+def show_table(name: str) -> None:
+    """Methods by n, with intervals, fine-tuned and by probes, of one kind of data."""
+    for kind in ("fine-tuned", "probe"):
+        found, found_by = part(f"{name}: {kind}")
+        print(f"{name}, {kind}: {found_by}, {found.seed.nunique()} seed(s).")
+        if not len(found):
+            continue
+        table = (
+            found.groupby(["method", "n"])
+            .accuracy.apply(lambda v: as_text(evaluation.seed_interval(v)))
+            .unstack()
+        )
+        order = [*LABELS, "scratch, longer", "raw values"]
+        table = table.reindex([m for m in order if m in table.index])
+        table = table.fillna("").rename(index=LABELS)
+        display(table.rename_axis(None, axis=1))
 
 
-for kind in ("fine-tuned", "probe"):
-    display(table_of("image", kind))
+show_table("image")
 
 # %% [markdown]
 # The same for motion, on people who were never seen, and for supernovae where there is a stored run.
 
 # %%
-for name in there:
-    if name != "image":
-        for kind in ("fine-tuned", "probe"):
-            display(table_of(name, kind))
+show_table("motion")
+show_table("spectrum")
 
 # %% [markdown]
 # ### The factor
@@ -1245,17 +1255,15 @@ def factors(name: str, kind: str = "fine-tuned"):
 
 
 found = pd.DataFrame([row for name in there for row in factors(name)])
-print(f"From {part('image: fine-tuned')[1]}.")
-display(
-    found.pivot(index=["data", "method"], columns="n", values="factor")
-    .fillna("")
-    .rename_axis(None, axis=1)
-)
-display(
-    found.groupby(["data", "method"])
-    .reading.value_counts()
-    .unstack(fill_value=0)
-)
+if len(found):
+    print(f"From {part('image: fine-tuned')[1]}.")
+    by_n = found.pivot(index=["data", "method"], columns="n", values="factor")
+    display(by_n.fillna("").rename_axis(None, axis=1))
+    by_reading = found.groupby(["data", "method"]).reading.value_counts()
+    print("At how many n:")
+    display(by_reading.unstack(fill_value=0).rename_axis(None, axis=1))
+else:
+    print(NOTHING)
 
 # %% [markdown]
 # Where a factor is below one, look for one of three reasons.
@@ -1297,15 +1305,13 @@ else:
 # - "Less labelled data" is a factor with an interval, at an $n$; it may be below one.
 
 # %% tags=["hide-input"]
-scores = run[run.method.isin(["moco", "scratch"])].groupby(["task", "method"])
-accuracy = scores.accuracy.mean()
 summary = f"{len(records)} scores over {run.seed.nunique()} seed(s)"
 for name in COUNTED:
-    if (f"{name}: fine-tuned", "moco") in accuracy:
-        task = f"{name}: fine-tuned"
+    tuned = run[run.task == f"{name}: fine-tuned"]
+    if len(tuned):
+        mean = tuned.groupby("method").accuracy.mean()
         summary += (
-            f"; {name}: MoCo {accuracy[task, 'moco']:.3f}, "
-            f"scratch {accuracy[task, 'scratch']:.3f}"
+            f"; {name}: MoCo {mean['moco']:.3f}, scratch {mean['scratch']:.3f}"
         )
 if output_dir:
     keep_results(summary)
