@@ -385,7 +385,7 @@ for side in (images, watch):
         rows.append(row | {k: last[k] for k in ("loss", "spread")})
 pd.DataFrame(rows).set_index(["data", "method"]).round(2)
 
-# %% tags=["nbval-check-output"]
+# %%
 for row in rows:
     print(
         row["data"],
