@@ -40,7 +40,7 @@ experiments: list[str] = [
     "norm",
 ]  # which comparisons the full profile makes
 sizes: list[int] = []  # labelled images; empty for the profile's own
-steps: int = 300  # steps of each pretraining of the fast profile
+steps: int = 800  # steps of each pretraining of the fast profile
 full_steps: int = 0  # steps of each training of the full profile; 0: its own
 data_dir: str = ""  # folder with all of Fashion-MNIST and supernovae.npz; empty for our samples
 output_dir: str = ""  # where results.json and the figures go; empty for nowhere
@@ -311,13 +311,14 @@ WIDTH = (
     if FULL
     else {"width": 32, "depth": 1, "encoder_depth": 1}
 )
+PATCH = 4 if FULL else 7  # pixels a side
 images = Side(
     name="image",
     label="class",
     pool=clothes.select(["image"]),
     labelled=clothes,
     test=tested if FULL else tested[:400],
-    new=lambda: ImageCodec(IMAGE, **WIDTH),
+    new=lambda: ImageCodec(IMAGE, patch=PATCH, **WIDTH),
     view=image_view,
     change=partial(augment_images, strength=1.0, transforms=LIGHT_AND_PLACE),
     parts=2,
@@ -375,7 +376,7 @@ def pretrained(side: Side, method: str, seed: int, num_steps: int, look=None):
 
 
 BRIEF = (
-    min(20, full_steps or 20) if FULL else max(steps // 5, 1)
+    min(20, full_steps or 20) if FULL else max(steps // 8, 1)
 )  # there is more of it below
 rows = []
 for side in (images, watch):
@@ -444,7 +445,7 @@ print(
 
 # %%
 NORMS = {"batch": "plain", "split": "split in groups", "layer": "layer norm"}
-SMALL_BATCH, NUM_KEYS = 16, 512
+SMALL_BATCH, NUM_KEYS = 32, 512
 
 
 @torch.no_grad()
@@ -553,7 +554,7 @@ plt.show()
 # The first is strong here, as the clothes are centred and upright. The kind of feature, and the measure of distance between pixels, are chosen within the labelled pictures, for each rival alike.
 
 # %%
-KINDS = {"mean": 1, "quarters": 2, "every patch": 7}
+KINDS = {"mean": 1, "quarters": 2, "every patch": 28 // PATCH}
 BANKS = [1000, 5000] if data_dir else [1000]  # labelled neighbours
 BANK = BANKS[0]
 
@@ -937,7 +938,7 @@ if FULL:
 else:
     brief = {"moco": steps, "simclr": BRIEF, "byol": BRIEF}
     run_knn(seed, steps)
-    run_reconstruction(seed, steps, 300, max(steps // 3, 1))
+    run_reconstruction(seed, steps, 300, max(steps // 5, 1))
     run_norm(seed, steps, ["batch", "split"])
     for n in sizes or [100]:
         run_table(images, seed, n, 40, ALL, brief)
@@ -1105,8 +1106,9 @@ else:
 
 # %% [markdown]
 # The first two columns are shares of queries that found their own key, with the statistics of the batch and without.
-# With them plain batch norm looks like the far better student. Take them away, and look at what its advantage was worth: the neighbours, which see no batch, say it too.
-# (To split makes the question harder than it need be, as small groups have noisy statistics; that is why *split in groups* may do better with the running ones.)
+# With them, plain batch norm looks like the far better student. Take them away, and see how much of its lead is left; that much was skill. The neighbours, who see no batch, tell whether the rest was worth anything.
+# (To split makes the question harder than it need be, as small groups have noisy statistics, so *split in groups* may do better with the running ones.)
+# A loss that falls, or a contrastive accuracy that rises, is no sign of good features.
 #
 # Here only the head has batch norm, and the encoder's own layers normalise each sample by itself, so the leak has a narrow way in; in encoders with batch norm throughout, such as ResNets, it is wide.
 #
@@ -1137,7 +1139,7 @@ else:
     print(NOTHING)
 
 # %% [markdown]
-# Views that differ in light and place teach the encoder to forget light and place, which are just what a decoder needs. So don't expect better pictures from this; and what the encoder knew is partly trained away again. If the features are what you want, take them before, or freeze the encoder.
+# Views that differ in light and place teach the encoder to forget light and place, which are just what a decoder needs. So there is little reason to expect better pictures from this, and what the encoder knew may be trained away again: compare *before* and *after*. If the features are what you want, take them before, or freeze the encoder.
 #
 # ## Labels, and what they buy
 
@@ -1268,7 +1270,7 @@ else:
 # %% [markdown]
 # Where a factor is below one, look for one of three reasons.
 # The views may have taught the encoder to forget what the label is about: a stretch of time, where the speed tells the exercises apart.
-# The pretraining may be too short, so that its weights are a worse start than random ones, which a whole theory of initialisation has made good.
+# The pretraining may be too short, so that its weights are a worse start than random ones, whose sizes were chosen with care.
 # Or there are no more unlabelled data than labelled ones, as at the right end of the curves, and nothing to gain.
 #
 # Three things are not in the factor. The time of the pretraining; the labels that went into choosing the views, which somebody looked at; and that a *probe*, whose encoder never moves, may profit where fine-tuning does not.
