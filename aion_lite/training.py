@@ -78,7 +78,7 @@ def train(
     checkpoint_every: int = 500,
     device: str | None = None,
     mixed_precision: str = "no",
-    record: bool = True,
+    record: bool | None = None,
     compile: bool = False,
     log_every: int = 50,
     progress: bool = True,
@@ -98,8 +98,8 @@ def train(
             stops after ``patience`` looks without a better one.
         checkpoint: folder to save to every ``checkpoint_every`` steps, at the end and on Ctrl-C (which
             waits for the end of a step); resumed from if it holds a checkpoint of the same run.
-        record: on a GPU, record the step and replay it (several times faster for small models): not with
-            ``on_step``, "fp16" or several processes.
+        record: on a GPU, record the step and replay it (several times faster for small models): never with
+            "fp16" or several processes; by default not with ``on_step``. True where that only looks.
         compile: run the parts that the module names (its context ``compiled()``) through torch.compile: half
             a minute at the first step, then faster for large models on a GPU. Dropout draws other numbers.
         on_step: called as on_step(step, module) before each step, to change what the module does over time.
@@ -157,7 +157,8 @@ def train(
             follow(average, module, ema)
         return loss.detach(), metrics
 
-    if on_gpu and record and on_step is None and mixed_precision != "fp16" and accelerator.num_processes == 1:
+    record = on_step is None if record is None else record
+    if on_gpu and record and mixed_precision != "fp16" and accelerator.num_processes == 1:
         update = RecordedStep(update)
     run = checkpoints.Run(
         checkpoint, module, [o.optimizer for o in optimizers], average,

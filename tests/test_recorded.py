@@ -1,6 +1,7 @@
 """A recorded step is the step: the same losses and weights, the same random numbers, on a GPU."""
 
 import warnings
+from itertools import pairwise
 
 import pytest
 import torch
@@ -100,6 +101,15 @@ def test_killed_and_resumed_is_never_killed(tmp_path, monkeypatch):
     run(cut, samples(), ema=0.9, checkpoint=tmp_path, checkpoint_every=8)
     for p, q in zip(whole.parameters(), cut.parameters(), strict=True):
         torch.testing.assert_close(p, q, rtol=1e-5, atol=1e-6)
+
+
+def test_a_recorded_run_may_be_looked_at():
+    looked, runs = [], []
+    for look in (None, lambda step, module: looked.append(module.linear.weight.detach().clone())):
+        module = Line(dropout=0.5)
+        runs.append(losses(run(module, samples(), record=True, on_step=look)))
+    assert torch.equal(*runs)
+    assert len(looked) == 20 and all(not torch.equal(a, b) for a, b in pairwise(looked))
 
 
 class Waits(Line):

@@ -9,7 +9,7 @@ B samples, D dimensions of an embedding, K keys in a queue, N patches.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -76,10 +76,10 @@ class SplitBatchNorm(nn.BatchNorm1d):
         if B % k or B < 2 * k:
             raise ValueError(f"A batch of {B} can't be split into {k} groups of two or more: change either.")
         mean, var = self.running_mean.repeat(k), self.running_var.repeat(k)
+        weight, bias = (self.weight.repeat(k), self.bias.repeat(k)) if self.affine else (None, None)
         out = F.batch_norm(
-            x_BD.reshape(B // k, k * D), mean, var, self.weight.repeat(k), self.bias.repeat(k), True,
-            self.momentum, self.eps,
-        )  # fmt: skip
+            x_BD.reshape(B // k, k * D), mean, var, weight, bias, True, self.momentum, self.eps
+        )
         with torch.no_grad():
             self.running_mean.copy_(mean.view(k, D).mean(0))
             self.running_var.copy_(var.view(k, D).mean(0))
@@ -97,15 +97,37 @@ def projection_head(width: int, hidden: int, dim: int, norm: str, splits: int) -
     return nn.Sequential(nn.Linear(width, hidden), between, nn.ReLU(), nn.Linear(hidden, dim))
 
 
-def pooled(codec: AutoencoderCodec, encoder: Encoder, x: Tensor, present: Tensor) -> Tensor:
-    """Values -> (B, width): mean of the encoder's last layer over the patches with something measured."""
+def pooled(
+    codec: AutoencoderCodec, encoder: Encoder, x: Tensor, present: Tensor, parts: int = 1
+) -> Tensor:  # fmt: skip
+    """Values -> (B, width): mean of the encoder's last layer over the patches with something measured.
+
+    With ``parts`` the means of so many parts along each axis of the grid: (B, parts**ndim * width).
+    """
     seen = as_cells(present, x).expand_as(x)
     h = encoder.hidden(codec._network_input(*codec._standardised(x, seen))).flatten(1, -2)  # (B, N, width)
     held = codec.token_present(h, seen)
     if held.ndim == 1:
-        return h.mean(1)
+        if parts == 1:
+            return h.mean(1)
+        held = held[:, None].expand(h.shape[:2])
     held = held[:, -h.shape[1] :].to(h.dtype)  # of a spectrum, the first token is no patch
-    return (h * held[..., None]).sum(1) / held.sum(1, keepdim=True).clamp_min(1)
+    if parts == 1:
+        return (h * held[..., None]).sum(1) / held.sum(1, keepdim=True).clamp_min(1)
+    share = held[:, None] * _members(codec.grid, parts, h)  # (B, parts**ndim, N)
+    return (share @ h / share.sum(2, keepdim=True).clamp_min(1)).flatten(1)
+
+
+def _members(grid: Sequence[int], parts: int, like: Tensor) -> Tensor:
+    """(parts**ndim, N): 1 where a patch lies in a part, so many parts along each axis of the grid."""
+    if not 1 <= parts <= min(grid):
+        raise ValueError(f"A grid of {tuple(grid)} patches can't be cut into {parts} parts along each axis.")
+    member = like.new_ones(1, 1)
+    for n in grid:
+        part = torch.arange(n, device=like.device) * parts // n
+        along = part == torch.arange(parts, device=like.device)[:, None]
+        member = torch.kron(member, along.to(like.dtype))
+    return member
 
 
 class SimCLR(nn.Module):

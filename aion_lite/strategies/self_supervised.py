@@ -48,6 +48,7 @@ def pretrain(
     checkpoint_every: int = 500,
     device: str | None = None,
     mixed_precision: str = "no",
+    record: bool | None = None,
     log_every: int = 50,
     progress: bool = True,
     on_step: Callable[[int, nn.Module], None] | None = None,
@@ -116,7 +117,7 @@ def pretrain(
             module, TensorDataset(x, present), steps=steps, num_epochs=num_epochs, batch_size=batch_size,
             lr=lr, weight_decay=weight_decay, seed=seed, checkpoint=checkpoint,
             checkpoint_every=checkpoint_every, device=device, mixed_precision=mixed_precision,
-            log_every=log_every, progress=progress, on_step=on_step,
+            record=record, log_every=log_every, progress=progress, on_step=on_step,
         )  # fmt: skip
     finally:
         for p in trained:
@@ -139,16 +140,19 @@ class MoCoImageCodec(ImageCodec):
 
 
 @torch.no_grad()
-def features(codec: AutoencoderCodec, x: Any, present: Tensor | None = None, batch_size: int = 512) -> Tensor:
+def features(
+    codec: AutoencoderCodec, x: Any, present: Tensor | None = None, batch_size: int = 512, parts: int = 1
+) -> Tensor:
     """What the codec's encoder makes of values (B, *modality.shape), before quantization: (B, width).
 
-    The mean over the patches that hold something measured; for probes and neighbours.
+    The mean over the patches that hold something measured; for probes and neighbours. With ``parts`` the mean
+    of each part of the grid, so many along each axis: (B, parts**ndim * width), which keeps where things are.
     """
     x = codec.modality.check(x, present)
     present = check_present(codec.modality, present, len(x), x.device)
     pairs = zip(x.split(batch_size), present.split(batch_size), strict=True)
-    parts = [pooled(codec, codec.encoder, a.to(codec.device), b.to(codec.device)) for a, b in pairs]
-    return torch.cat(parts).to(x.device)
+    found = [pooled(codec, codec.encoder, a.to(codec.device), b.to(codec.device), parts) for a, b in pairs]
+    return torch.cat(found).to(x.device)
 
 
 def knn_accuracy(

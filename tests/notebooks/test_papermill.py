@@ -39,6 +39,10 @@ SECOND_RUN = {
         {"seed": 1, "sizes": [60], "steps": 40},
         lambda results: min(accuracies(results, "clothes", "watch").values()) > 0.25,
     ),
+    "09_pretrain_without_labels": (
+        {"seed": 1, "sizes": [60], "steps": 60},
+        lambda results: neighbours_gain(results) > 0.02,
+    ),
 }
 
 
@@ -90,6 +94,12 @@ def accuracies(results: dict, *tasks: str) -> dict[tuple[str, str], float]:
     found = {(r["task"], r["method"]): r["accuracy"] for r in results["records"] if r["task"] in tasks}
     assert {("clothes", "10 copies"), ("watch", "chosen")} <= set(found)
     return found
+
+
+def neighbours_gain(results: dict) -> float:
+    """What pretraining without labels added to the accuracy of neighbours, by the mean over a picture."""
+    curve = next(r["mean"] for r in results["records"] if r["task"] == "neighbours over epochs")
+    return curve[-1] - curve[0]
 
 
 NOTEBOOKS = sorted(path.stem for path in FOLDER.glob("[0-9][0-9]_*.py"))

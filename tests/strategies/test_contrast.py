@@ -12,8 +12,8 @@ from lightly.loss import NegativeCosineSimilarity, NTXentLoss
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from aion_lite.codecs import ImageCodec, SpectrumCodec, TimeSeriesCodec
-from aion_lite.modalities import Image, Spectrum, TimeSeries
+from aion_lite.codecs import ImageCodec
+from aion_lite.modalities import Image
 from aion_lite.strategies.contrast import (
     BYOL,
     KeyQueue,
@@ -266,6 +266,14 @@ def test_split_batch_norm_is_so_many_separate_ones(k):
     )
 
 
+def test_split_batch_norm_without_weights():
+    x = draw(8, 3)
+    found = SplitBatchNorm(3, 2, affine=False).train()(x)
+    one = nn.BatchNorm1d(3, affine=False).train()
+    torch.testing.assert_close(found[0::2], one(x[0::2]))
+    torch.testing.assert_close(found[1::2], one(x[1::2]))
+
+
 def test_a_shuffle_on_one_device_does_nothing_to_plain_batch_norm():
     """What MoCo's shuffle is worth without groups; with them, it changes what a sample is normalised by."""
     x, order = draw(16, 5).double(), torch.randperm(16, generator=torch.Generator().manual_seed(0))
@@ -291,59 +299,3 @@ def test_a_batch_that_cannot_be_split_is_refused(B, k):
         SplitBatchNorm(5, k)(draw(B, 5))
     with pytest.raises(ValueError, match="at least one group"):
         SplitBatchNorm(5, 0)
-
-
-# Pooling and gaps
-
-
-def test_pooling_is_the_mean_of_what_the_projection_sees():
-    c, seen = codec(), []
-    c.encoder.project.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
-    x, present = batch()
-    c.encode(x, present)
-    torch.testing.assert_close(pooled(c, c.encoder, x, present), seen[0].mean((1, 2)))
-
-
-@pytest.mark.parametrize("kind", ["series", "spectrum"])
-def test_what_lies_in_gaps_never_matters_and_empty_stretches_do_not_count(kind):
-    torch.manual_seed(0)
-    if kind == "series":
-        c, x = TimeSeriesCodec(TimeSeries("wave", channels=2, length=22), **SMALL), draw(6, 2, 22)
-    else:
-        c, x = SpectrumCodec(Spectrum("flux", wavelength=range(1, 23)), **SMALL), draw(6, 22)
-    present = draw(*x.shape, seed=1) > 0
-    present[..., :8] = False
-    x = x.where(present, 0.0)
-    c.fit_scale(x, present)
-    seen = []
-    hook = c.encoder.project.register_forward_hook(lambda m, inputs, output: seen.append(inputs[0]))
-    c._encode(x, present)
-    hook.remove()
-    held = c.token_present(seen[0], present)[:, -6:]
-    assert not held[:, :2].any()
-    expected = torch.stack([h[m].mean(0) for h, m in zip(seen[0], held, strict=True)])
-    torch.testing.assert_close(pooled(c, c.encoder, x, present), expected)
-    torch.testing.assert_close(pooled(c, c.encoder, x.where(present, 7.0), present), expected)
-
-
-def test_a_view_brings_its_gaps_along():
-    torch.manual_seed(0)
-    c = TimeSeriesCodec(TimeSeries("wave", length=22), **SMALL)
-
-    def shift(x, present):
-        return x.roll(3, -1), present.roll(3, -1)
-
-    x, present = draw(4, 1, 22), draw(4, 1, 22, seed=1) > 0
-    module = SimCLR(c, shift, temperature=0.1, **HEAD)
-    z = unit(module.head(pooled(c, c.encoder, *shift(x.where(present, 9.0), present))))
-    torch.testing.assert_close(module.loss(x, present)[0], NTXentLoss(0.1)(z, z), rtol=0, atol=1e-6)
-
-
-def test_absent_bands_of_an_image_stay_absent():
-    x, present = draw(4, 2, 12, 12), torch.tensor([[True, False]] * 4)
-    module = SimCLR(codec(), noisy, **HEAD)
-    view, held = module.view(x, present)
-    assert torch.equal(held, present)
-    a = pooled(module.codec, module.codec.encoder, view, held)
-    b = pooled(module.codec, module.codec.encoder, view.where(present[..., None, None], 5.0), held)
-    assert torch.equal(a, b) and a.abs().sum() > 0

@@ -219,6 +219,8 @@ def test_features_come_in_batches_of_any_size_and_change_nothing():
     whole = features(c, x)
     assert whole.shape == (11, 8) and not whole.requires_grad
     torch.testing.assert_close(features(c, x, batch_size=3), whole)
+    quarters = features(c, x, parts=2)  # of 4 x 4 patches, so all are as large
+    torch.testing.assert_close(quarters.unflatten(1, (4, 8)).mean(1), whole)
     assert all(torch.equal(t, before[n]) for n, t in c.state_dict().items())
 
 
