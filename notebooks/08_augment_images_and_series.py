@@ -112,6 +112,8 @@ if not experiments or not set(experiments) <= EXPERIMENTS:
         f"experiments are {sorted(EXPERIMENTS)}, got {experiments}."
     )
 FULL = profile == "full"
+if FULL:
+    torch.set_float32_matmul_precision("high")  # TF32 products on a GPU
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 plt.style.use("style.mplstyle")
 started = time.perf_counter()
