@@ -180,9 +180,8 @@ def default_codec(modality: Modality) -> Codec:
 
 def _identity(codec: Codec) -> dict[str, Any]:
     """Equal for codecs that give the same tokens: class, arguments, and a checksum of all that was learnt."""
-    arguments = json.loads(json.dumps(codec._hub_mixin_config))  # as they come back from a file
     learnt = checksum(codec.state_dict().values())
-    return {"codec": type(codec).__name__, "arguments": arguments, "checksum": learnt}
+    return {"codec": type(codec).__name__, "arguments": codec.config, "checksum": learnt}
 
 
 def _subclasses(cls: type) -> Iterable[type]:
