@@ -10,6 +10,7 @@ B is the number of samples (patients, galaxies); the first axis is always B.
 from __future__ import annotations
 
 import dataclasses
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -33,6 +34,15 @@ class Modality:
                 f"A modality's name is a non-empty string without '/', '\\' and '.' (it names a folder), "
                 f"got {self.name!r}: rename it."
             )
+        for name in filter(vars(self).__contains__, ("channels", "size", "length", "max_length")):
+            value = vars(self)[name]
+            try:
+                whole = tuple(map(operator.index, value)) if np.iterable(value) else operator.index(value)
+            except TypeError:
+                whole = 0
+            if np.min(whole, initial=1) < 1:
+                raise ValueError(f"{self}: {name} is in whole numbers of 1 or more, got {value!r}.")
+            object.__setattr__(self, name, whole)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -98,8 +108,8 @@ class Image(Modality):
 
     def __post_init__(self):
         super().__post_init__()
-        if not isinstance(self.size, int):
-            object.__setattr__(self, "size", tuple(self.size))
+        if isinstance(self.size, tuple) and len(self.size) != 2:
+            raise ValueError(f"{self}: size is one number, or (height, width), got {self.size}.")
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -229,6 +239,8 @@ class Table(Modality):
     def __post_init__(self):
         super().__post_init__()
         object.__setattr__(self, "columns", tuple(self.columns))
+        if not all(isinstance(column, Scalar | Category) for column in self.columns):
+            raise TypeError(f"{self} has columns of Scalar and Category alone, got {self.columns}.")
         names = [column.name for column in self.columns]
         if not names or len(set(names)) != len(names):
             raise ValueError(f"{self} needs at least one column and no column name twice, got {names}.")
@@ -267,13 +279,13 @@ class Text(Modality):
 
     def check(self, values: Any, present: torch.Tensor | None = None) -> np.ndarray:
         """Strings as an object array (B,); absent ones come back empty."""
-        iterable = np.iterable(values) and not isinstance(values, str)
-        if not iterable or not all(isinstance(v, str) for v in values):
+        # A generator can be read only once.
+        values = list(values) if np.iterable(values) and not isinstance(values, str) else [None]
+        seen = check_present(self, present, len(values)).tolist()
+        values = [v if s else "" for v, s in zip(values, seen, strict=True)]
+        if not all(isinstance(v, str) for v in values):
             raise TypeError(f"{self} needs a sequence of strings, one a sample.")
-        out = np.array(list(values), dtype=object)
-        if present is not None:
-            out[~check_present(self, present, len(out)).numpy()] = ""
-        return out
+        return np.array(values, dtype=object)
 
 
 def check_present(
@@ -329,7 +341,8 @@ def _as_tensor(values: Any, modality: Modality) -> torch.Tensor:
     try:
         array = np.asarray(values)
         native = array.dtype.newbyteorder("=")  # FITS files hold big-endian numbers, which torch can't read
-        return torch.as_tensor(array.astype(native, copy=not array.flags.writeable))
+        backward = min(array.strides, default=0) < 0  # as x[::-1] is, which torch can't read either
+        return torch.as_tensor(array.astype(native, copy=backward or not array.flags.writeable))
     except (TypeError, ValueError):
         kind = type(values).__name__
         raise TypeError(f"{modality} needs an array or tensor of numbers, got {kind}.") from None

@@ -133,6 +133,12 @@ def test_bad_present_is_refused(present):
         (lambda: Spectrum("s", wavelength=[1]), "two or more"),
         (lambda: Category("c"), "at least one value"),
         (lambda: Category("c", values=("a", "a")), "no value twice"),
+        (lambda: Image("i", channels=0), "channels is in whole numbers of 1 or more, got 0"),
+        (lambda: Image("i", size=-4), "size is in whole"),
+        (lambda: Image("i", size="abc"), "size is in whole"),
+        (lambda: Image("i", size=(4, 4, 4)), "one number, or .height, width"),
+        (lambda: TimeSeries("s", length=2.5), "length is in whole"),
+        (lambda: Text("t", max_length=0), "max_length is in whole"),
         (lambda: Table("t"), "at least one column"),
         (lambda: Table("t", columns=(SEX, SEX)), "no column name twice"),
         (lambda: check_names([SEX, SEX]), "must differ"),
@@ -147,3 +153,18 @@ def test_bad_present_is_refused(present):
 def test_bad_declarations_are_refused(make, says):
     with pytest.raises(ValueError, match=says):
         make()
+
+
+def test_a_table_takes_scalars_and_categories_alone():
+    with pytest.raises(TypeError, match="Scalar and Category alone"):
+        Table("t", columns=(Image("i"),))
+
+
+def test_a_generator_of_texts_is_read_whole_and_an_absent_text_is_not_looked_at():
+    assert Text("t").check(word for word in ["a", "b"]).tolist() == ["a", "b"]
+    assert Text("t").check(["a", None], torch.tensor([True, False])).tolist() == ["a", ""]
+
+
+def test_arrays_that_run_backward_are_read():
+    x = np.array([1.0, 2.0, 3.0])
+    assert Scalar("z").check(x[::-1]).tolist() == [3.0, 2.0, 1.0]

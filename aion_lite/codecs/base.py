@@ -81,6 +81,11 @@ class Codec(nn.Module, PyTorchModelHubMixin, library_name="aion_lite"):
         return self.token_spec().vocab_size
 
     @property
+    def config(self) -> dict[str, Any]:
+        """The arguments of ``__init__`` as they come back from a file; a run resumes only with the same."""
+        return json.loads(json.dumps(self._hub_mixin_config or {}))
+
+    @property
     def device(self) -> torch.device:
         """Where the codec computes; what it is given may lie elsewhere, and what it gives lies there too."""
         return next((t.device for t in (*self.parameters(), *self.buffers())), torch.device("cpu"))
@@ -114,6 +119,8 @@ class Codec(nn.Module, PyTorchModelHubMixin, library_name="aion_lite"):
 
     def _check_tokens(self, tokens: Tensor) -> None:
         spec = self.token_spec()
+        if not isinstance(tokens, Tensor):
+            raise TypeError(f"{self.modality} decodes a tensor of codes, got {type(tokens).__name__}.")
         if tokens.ndim != 2 or tokens.shape[1] != spec.num_tokens:
             shape = tuple(tokens.shape)
             raise ValueError(f"{self.modality} decodes tokens of shape (B, {spec.num_tokens}), got {shape}.")

@@ -157,9 +157,13 @@ class CodecManager(nn.Module):
         classes = {c.__name__: c for c in _subclasses(Codec)}
         codecs = []
         for name, class_name in index.items():
-            if class_name not in classes:
+            if not isinstance(class_name, str) or class_name not in classes:
                 raise ValueError(f"Codec {name!r} is a {class_name}, which is not defined: import it first.")
             codecs.append(classes[class_name].from_pretrained(path.parent / name))
+            if codecs[-1].modality.name != name:
+                raise ValueError(
+                    f"{path.parent / name} holds the codec of {codecs[-1].modality}: copy it again."
+                )
         return cls(codecs)
 
     def _check_declared(self, name: str, dataset: MultimodalDataset) -> None:
@@ -180,9 +184,8 @@ def default_codec(modality: Modality) -> Codec:
 
 def _identity(codec: Codec) -> dict[str, Any]:
     """Equal for codecs that give the same tokens: class, arguments, and a checksum of all that was learnt."""
-    arguments = json.loads(json.dumps(codec._hub_mixin_config))  # as they come back from a file
     learnt = checksum(codec.state_dict().values())
-    return {"codec": type(codec).__name__, "arguments": arguments, "checksum": learnt}
+    return {"codec": type(codec).__name__, "arguments": codec.config, "checksum": learnt}
 
 
 def _subclasses(cls: type) -> Iterable[type]:

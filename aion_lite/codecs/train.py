@@ -125,6 +125,8 @@ def rate_line(report: dict[str, float]) -> str:
 
 def measured_samples(codec: Codec, data: Any) -> tuple[Any, Tensor, Tensor | None]:
     """(values, present, weight or None), checked, of the samples with something measured."""
+    if not isinstance(codec, Codec):
+        raise TypeError(f"A codec is needed, got {type(codec).__name__}.")
     modality, present, weight = codec.modality, None, None
     if isinstance(data, MultimodalDataset):
         declared = data.modalities.get(modality.name)
@@ -140,11 +142,11 @@ def measured_samples(codec: Codec, data: Any) -> tuple[Any, Tensor, Tensor | Non
         x = data
     x = modality.check(x, present)
     present = check_present(modality, present, len(x), getattr(x, "device", "cpu"))
-    kept = present.reshape(len(present), -1).any(1)
+    kept = present if present.ndim == 1 else present.flatten(1).any(1)
     if not kept.any():
         raise ValueError(f"{modality} was not measured in any of the {len(x)} samples.")
     if weight is not None:
-        weight = torch.as_tensor(weight, dtype=torch.float32, device=x.device)
+        weight = torch.as_tensor(weight, dtype=torch.float32, device=present.device)
         if weight.shape != x.shape:
             shapes = f"{tuple(x.shape)}, got {tuple(weight.shape)}"
             raise ValueError(f"{modality} needs inverse variances of the values' shape {shapes}.")
@@ -155,6 +157,8 @@ def measured_samples(codec: Codec, data: Any) -> tuple[Any, Tensor, Tensor | Non
                 f"{modality} has {bad} inverse variances that are negative, NaN or infinite: set them to 0 "
                 f"where a value is not to count."
             )
+        if not weight.any():
+            raise ValueError(f"{modality} has no inverse variance above 0, so nothing would count.")
         weight = weight[kept]
     return x[kept.numpy() if isinstance(modality, Text) else kept], present[kept], weight
 
@@ -194,8 +198,9 @@ def _r2(x: Tensor, back: Tensor, measured: Tensor, pooled: bool = False) -> floa
         (t if t.ndim > 1 else t[:, None]).transpose(0, 1).flatten(1) for t in (x, back, measured)
     )
     count = measured.sum(1, dtype=torch.float64)
-    mean = x.where(measured, 0.0).sum(1, dtype=torch.float64) / count.clamp_min(1)
-    error = (x - back).where(measured, 0.0).square().sum(1, dtype=torch.float64)
+    x = x.double()  # the square of a flux of 1e-23 has no float32
+    mean = x.where(measured, 0.0).sum(1) / count.clamp_min(1)
+    error = (x - back).where(measured, 0.0).square().sum(1)
     spread = (x - mean[:, None]).where(measured, 0.0).square().sum(1)
     if pooled:
         error, spread = error.sum(0, keepdim=True), spread.sum(0, keepdim=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import io
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -109,10 +110,13 @@ def copy_supernovae(to: str | Path, folder: str | Path | None = None) -> Path:
 
 
 def _read_copy(path: Path) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
-    """As ``_read_wheel``."""
-    with np.load(path) as arrays:
-        of_each = {name: arrays[name] for name in ("object", "type", "subtype", "phase")}
-        return arrays["wavelength"], (arrays["thousandths"] / 1000).astype(np.float32), of_each
+    """As ``_read_wheel``; ValueError where the file is damaged."""
+    try:
+        with np.load(path) as arrays:
+            of_each = {name: arrays[name] for name in ("object", "type", "subtype", "phase")}
+            return arrays["wavelength"], (arrays["thousandths"] / 1000).astype(np.float32), of_each
+    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(f"{path} is damaged ({error}): make it again with copy_supernovae.") from None
 
 
 @functools.lru_cache(maxsize=1)  # seconds to read, 23 MB to keep: another window reads nothing again

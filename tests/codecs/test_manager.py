@@ -381,3 +381,11 @@ def test_fitting_changes_no_codec_where_one_was_never_measured():
     with pytest.raises(ValueError, match="has no measured sample to be fitted on"):
         codecs.fit(data)
     assert int(codecs["a"].quantizer.num_seen) == 0
+
+
+def test_a_folder_that_holds_another_modality_s_codec_is_refused(tmp_path):
+    a, b = (CategoryCodec(Category(name, values=("x", "y"))) for name in "ab")
+    CodecManager([a, b]).save_pretrained(tmp_path)
+    a.save_pretrained(tmp_path / "codecs" / "b")
+    with pytest.raises(ValueError, match=r"codecs/b holds the codec of Category\('a'\)"):
+        CodecManager.from_pretrained(tmp_path)

@@ -247,3 +247,8 @@ def test_a_save_that_fails_leaves_the_codec_that_was_there(tmp_path, monkeypatch
     with pytest.raises(OSError, match="no space left"):
         ScalarCodec(Scalar("x")).fit(torch.arange(5.0)).save_pretrained(tmp_path)
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
+
+
+def test_codes_that_are_no_tensor_are_refused():
+    with pytest.raises(TypeError, match="tensor of codes, got list"):
+        CategoryCodec(Category("k", values=("a", "b"))).decode([[0]])

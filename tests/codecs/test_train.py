@@ -290,3 +290,36 @@ def test_a_codec_is_judged_untrained_and_left_as_it_was():
     assert all(map(math.isfinite, report.values())) and report["bits"] <= report["bits_nominal"]
     assert_same(c, before)
     assert torch.equal(x, kept) and c.training
+
+
+# At the door
+
+
+def test_empty_data_and_weights_of_zero_are_refused():
+    x, seen = images(4), torch.ones(4, dtype=torch.bool)
+    for data, says in (
+        (x[:0], "any of the 0 samples"),
+        (TensorDataset(x, seen, x * 0), "nothing would count"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            run(codec(), data)
+        with pytest.raises(ValueError, match=says):
+            run(codec(), x, validation=data)
+    with pytest.raises(TypeError, match="codec is needed, got Linear"):
+        run(torch.nn.Linear(2, 2), x)
+
+
+@pytest.mark.parametrize("changed", [{"levels": (3, 5, 5)}, {"compression": 0.1}])
+def test_a_run_is_not_resumed_by_a_codec_with_other_arguments(tmp_path, changed):
+    run(ImageCodec(IMAGE, **SMALL), images(8), checkpoint=tmp_path)
+    with pytest.raises(ValueError, match=next(iter(changed))):
+        run(ImageCodec(IMAGE, **{**SMALL, **changed}), images(8), checkpoint=tmp_path)
+
+
+@pytest.mark.parametrize("unit", [1e-25, 1e25])
+def test_r2_does_not_depend_on_the_unit(unit):
+    x = draw(50).sort().values
+    plain, scaled = (
+        evaluate_codec(ScalarCodec(Scalar("x"), codebook_size=4).fit(y), y) for y in (x, x * unit)
+    )
+    assert scaled["r2"] == pytest.approx(plain["r2"], abs=1e-5) and plain["r2"] < 0.99

@@ -130,3 +130,10 @@ def test_impossible_windows_are_refused(wheel):
         load_supernovae((100.0, 200.0))
     with pytest.raises(ValueError, match=r"No spectrum covers 1\.0 of \(2500"):
         load_supernovae((2500.0, 10_000.0), 1.0)
+
+
+@pytest.mark.parametrize("content", [b"", b"PKxx", b"PK\x03\x04 cut"])
+def test_a_damaged_copy_is_refused(tmp_path, content):
+    (tmp_path / "supernovae.npz").write_bytes(content)
+    with pytest.raises(ValueError, match=r"is damaged.*make it again with copy_supernovae"):
+        load_supernovae(folder=tmp_path)
