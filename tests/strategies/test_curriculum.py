@@ -190,7 +190,7 @@ def test_a_checkpoint_of_another_mix_is_refused(tmp_path):
     pools = tokens(30, 5), tokens(20)
     curriculum(transformer(), *pools, share=0.5, steps=4, checkpoint=tmp_path)
     curriculum(transformer(), *pools, share=lambda step: 0.5, steps=4, checkpoint=tmp_path)  # the same mix
-    with pytest.raises(ValueError, match="other settings.*Mixture.*another checkpoint"):
+    with pytest.raises(ValueError, match=r"other settings.*Mixture.*another checkpoint"):
         curriculum(transformer(), *pools, share=0.25, steps=4, checkpoint=tmp_path)
 
 
@@ -260,12 +260,12 @@ def test_the_synthetic_pool_is_no_validation():
 
 @pytest.mark.parametrize(("levels", "ends"), [((1, 0), ()), ((1, 0.5, 0), (0.6, 0.2)), ((1, 0), (1.5,))])
 def test_stages_that_do_not_fit_are_refused(levels, ends):
-    with pytest.raises(ValueError, match="a rising end in 0..1 for each share but the last"):
+    with pytest.raises(ValueError, match=r"a rising end in 0..1 for each share but the last"):
         staged(10, levels, ends)
 
 
 def test_a_share_that_is_no_number_is_refused():
-    with pytest.raises(TypeError, match="a number in 0..1, got 'half' at step 0"):
+    with pytest.raises(TypeError, match=r"a number in 0..1, got 'half' at step 0"):
         Mixture(5, 5, 4, 3, "half")
 
 
