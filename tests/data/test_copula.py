@@ -73,7 +73,7 @@ def test_samples_have_the_margins(mixed, law):
 
 
 def test_samples_have_the_dependence(law):
-    """Kendall's tau of a normal pair is 2 / pi asin(rho), whatever the margins; the gap by the quadrant law."""
+    """Kendall's tau of a normal pair is 2 / pi asin(rho) under any margins; the gap by the quadrant law."""
     drawn = law.sample(B, seed=4).to_frame()
     tau = stats.kendalltau(drawn["crea"], drawn["temp"]).statistic
     assert tau == pytest.approx(2 / math.pi * math.asin(0.6), abs=FOUR_SE)

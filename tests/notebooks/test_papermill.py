@@ -35,6 +35,10 @@ SECOND_RUN = {
         {"seed": 1, "num_train": 500, "steps": 120},
         lambda results: 0.25 < severity_kept(results, "whitened, 65,536 codes") < 1.0,
     ),
+    "10_move_from_synthetic_to_real": (
+        {"seed": 1, "num_train": 200, "steps": 60},
+        lambda results: risk_found(results, 0) > 0.65 > 0.1 + risk_found(results, 90),
+    ),
 }
 
 
@@ -79,6 +83,12 @@ def errors_of_redshift(results: dict, given: str) -> dict[str, float]:
 def severity_kept(results: dict, codec: str) -> float:
     """Share of what an X-ray tells of the severity that its tokens still tell."""
     return next(r["kept"] for r in results["records"] if (r["task"], r["method"]) == ("tokens", codec))
+
+
+def risk_found(results: dict, degrees: int) -> float:
+    """AUROC of a model that saw copies alone, from a law turned by this angle."""
+    key = (f"law turned by {degrees} degrees", "synthetic only")
+    return next(r["auroc"] for r in results["records"] if (r["task"], r["method"]) == key)
 
 
 NOTEBOOKS = sorted(path.stem for path in FOLDER.glob("[0-9][0-9]_*.py"))
