@@ -70,15 +70,16 @@ class GaussianCopula:
         for name, column in columns.items():
             x = frame[name]
             x = x.cat.codes.where(x.notna()) if isinstance(column, Category) else x
-            margins[name], score_BD[name] = _margin(x.to_numpy(float), num_quantiles)
+            most = np.inf if isinstance(column, Category) else num_quantiles
+            margins[name], score_BD[name] = _margin(x.to_numpy(float), most)
             gap = frame[name].isna().to_numpy(float)
             if min(gap.sum(), len(gap) - gap.sum()) >= FEWEST:
-                margins[GAP + name], score_BD[GAP + name] = _margin(gap, num_quantiles)
+                margins[GAP + name], score_BD[GAP + name] = _margin(gap, np.inf)
         others = pd.DataFrame({n: s for n, s in score_BD.items() if n not in nominal})
         for name in nominal:
             order = _order_of_classes(frame[name].cat.codes.to_numpy(), others)
             x = frame[name].cat.codes.map({code: place for place, code in enumerate(order)})
-            (share, place), score_BD[name] = _margin(x.to_numpy(float), num_quantiles)
+            (share, place), score_BD[name] = _margin(x.to_numpy(float), np.inf)
             margins[name] = share, np.array(order)[place.astype(int)]
         names = [*columns, *(n for n in margins if n.startswith(GAP))]
         scores = np.stack([score_BD[n] for n in names], 1)
@@ -144,7 +145,7 @@ def _columns(modalities) -> dict[str, Scalar | Category]:
     return columns
 
 
-def _margin(x: np.ndarray, num_quantiles: int) -> tuple[tuple[np.ndarray, np.ndarray], np.ndarray]:
+def _margin(x: np.ndarray, num_quantiles: float) -> tuple[tuple[np.ndarray, np.ndarray], np.ndarray]:
     """((shares, values), normal scores (B,)) of a column with NaN where it was not measured.
 
     Few values: shares has one entry more, the ends of each value's part of 0..1. A score is the mean of the

@@ -121,6 +121,15 @@ def test_classes_without_order_are_laid_by_what_tells_them_apart():
     assert (theirs - ours).abs().max() < 0.15
 
 
+def test_a_category_of_many_classes_keeps_them_all():
+    codes = np.arange(900) % 150
+    kind = Category("kind", values=tuple(map(str, range(150))))
+    data = MultimodalDataset([kind, Scalar("x")], {"kind": codes, "x": codes + 0.0})
+    drawn = GaussianCopula.fit(data).sample(3000).to_frame()
+    assert drawn["kind"].nunique() == 150
+    assert drawn["kind"].cat.codes.corr(drawn["x"], method="spearman") > 0.95
+
+
 def test_with_few_samples_noise_is_shrunk_away():
     """Independent columns: without shrinking, each of 66 correlations would be about 1/sqrt(30) = 0.18."""
     x = np.random.default_rng(0).standard_normal((30, 12)).astype(np.float32)
