@@ -36,8 +36,8 @@ SECOND_RUN = {
         lambda results: 0.25 < severity_kept(results, "whitened, 65,536 codes") < 1.0,
     ),
     "10_move_from_synthetic_to_real": (
-        {"seed": 1, "num_train": 200, "steps": 60},
-        lambda results: risk_found(results, 0) > 0.65 > 0.1 + risk_found(results, 90),
+        {"seed": 1, "num_train": 200, "steps": 90},
+        lambda results: risk_found(results, 0) > max(0.65, 0.05 + risk_found(results, 90)),
     ),
 }
 
