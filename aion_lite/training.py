@@ -13,7 +13,6 @@ Knows nothing of modalities or strategies.
 from __future__ import annotations
 
 import copy
-import functools
 import math
 import operator
 import sys
@@ -33,6 +32,7 @@ from aion_lite import checkpoint as checkpoints
 from aion_lite.data.token_store import TokenStore, batches, pieces
 from aion_lite.data.tokens import TokenDataset
 from aion_lite.optimizers import average_of, follow, lr_share, make_optimizers, set_rate
+from aion_lite.passes import batch_rows
 from aion_lite.recorded import RecordedStep
 
 Samples = TokenDataset | TokenStore | TensorDataset | Tensor
@@ -83,6 +83,7 @@ def train(
     log_every: int = 50,
     progress: bool = True,
     on_step: Callable[[int, nn.Module], None] | None = None,
+    rows: Callable[[int], Tensor] | None = None,
 ) -> History:
     """Train ``module`` in place on ``data`` and leave it in eval mode.
 
@@ -103,6 +104,8 @@ def train(
         compile: run the parts that the module names (its context ``compiled()``) through torch.compile: half
             a minute at the first step, then faster for large models on a GPU. Dropout draws other numbers.
         on_step: called as on_step(step, module) before each step, to change what the module does over time.
+        rows: rows(step) -> the ``batch_size`` rows of the data that make up a step (int64); by default pass
+            after pass. In a checkpoint it goes by its repr, which must be alike where the rows are.
 
     Raises ValueError on empty data or settings, FloatingPointError when the loss is no longer finite, and
     MemoryError, naming the knobs, when a batch does not fit.
@@ -116,7 +119,7 @@ def train(
         ):
             kind = type(samples).__name__
             raise TypeError(f"Training needs tokens or a tensor, got {kind}: give codecs.encode(data set).")
-    steps = _num_steps(len(data), batch_size, steps, num_epochs)
+    steps = num_steps(len(data), batch_size, steps, num_epochs)
     counts = {"validate_every": validate_every, "checkpoint_every": checkpoint_every, "log_every": log_every}
     _check_settings(lr, weight_decay, clip, warmup, ema, {**counts, "patience": patience})
     if not hasattr(module, "loss"):
@@ -168,6 +171,7 @@ def train(
             "mixed_precision": mixed_precision, "validate_every": validate_every, "patience": patience,
             "data": _checksum(data) if checkpoint is not None else None,
             "validation": _checksum(validation) if None not in (checkpoint, validation) else None,
+            **({} if rows is None else {"rows": repr(rows)}),
             **{f"model's {name}": repr(value) for name, value in getattr(module, "config", {}).items()},
         },
     )  # fmt: skip
@@ -186,11 +190,12 @@ def train(
         bar = tqdm(range(start, steps), initial=start, total=steps, disable=quiet)
         done = start
         rank, num_ranks = accelerator.process_index, accelerator.num_processes
-        rows = (batch_rows(len(data), batch_size, seed, s)[rank::num_ranks] for s in range(start, steps))
+        rows = rows or (lambda step: batch_rows(len(data), batch_size, seed, step))
+        drawn = (rows(step)[rank::num_ranks] for step in range(start, steps))
         if isinstance(data, TokenStore):  # read while the step before runs
-            inputs = map(_arguments, batches(data, rows, accelerator.device))
+            inputs = map(_arguments, batches(data, drawn, accelerator.device))
         else:  # all lies on the device, where a recorded step takes the rows from
-            inputs = (r.pin_memory().to(rate.device, non_blocking=True) if on_gpu else r for r in rows)
+            inputs = (r.pin_memory().to(rate.device, non_blocking=True) if on_gpu else r for r in drawn)
         for step in bar:
             # Asked here and not after the look, so that a resumed run stops where an uninterrupted one does.
             if patience is not None and validation is not None:
@@ -251,22 +256,6 @@ def evaluate_loss(module: nn.Module, data: Samples, batch_size: int = 256, seed:
     return float(sum(losses)) / len(data)
 
 
-def batch_rows(num_samples: int, batch_size: int, seed: int, step: int) -> Tensor:
-    """Rows of step ``step``: pass after pass over all samples, each in its own order, no pass cut short."""
-    first = step * batch_size
-    rows = []
-    for epoch in range(first // num_samples, (first + batch_size - 1) // num_samples + 1):
-        begin, end = (max(row - epoch * num_samples, 0) for row in (first, first + batch_size))
-        rows.append(_order(num_samples, seed, epoch)[begin:end])
-    return torch.cat(rows)
-
-
-@functools.lru_cache(maxsize=2)  # the pass that ends and the one that begins
-def _order(num_samples: int, seed: int, epoch: int) -> Tensor:
-    generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
-    return torch.randperm(num_samples, generator=generator)
-
-
 class _Loss(nn.Module):
     """``module.loss`` as a forward, for accelerate's wrappers; where ``complete``, no token is missing."""
 
@@ -308,7 +297,8 @@ def _check_settings(lr, weight_decay, clip, warmup, ema, counts: dict[str, int |
         raise ValueError(f"{', '.join(counts)} start at 1, got {list(counts.values())}.")
 
 
-def _num_steps(num_samples: int, batch_size: int, steps: int | None, num_epochs: float | None) -> int:
+def num_steps(num_samples: int, batch_size: int, steps: int | None, num_epochs: float | None) -> int:
+    """Steps of a run given in one of the two; ValueError where that is not possible."""
     if num_samples == 0:
         raise ValueError("There is no sample to train on.")
     if batch_size < 1:

@@ -28,7 +28,8 @@ from aion_lite.codecs import TokenSpec
 from aion_lite.data.token_store import ARROW, TokenStore
 from aion_lite.data.tokens import TokenDataset
 from aion_lite.model import SIZES, MultimodalTransformer
-from aion_lite.training import batch_rows, train
+from aion_lite.passes import batch_rows
+from aion_lite.training import train
 
 OUT = Path(__file__).parent / "results" / "token_store.json"
 SPECS = {

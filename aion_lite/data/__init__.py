@@ -1,5 +1,6 @@
 """Data sets: the samples themselves, and where real ones come from."""
 
+from aion_lite.data.copula import GaussianCopula
 from aion_lite.data.dataset import MultimodalDataset
 from aion_lite.data.emoji import load_emoji_names
 from aion_lite.data.fashion_mnist import load_fashion_mnist
@@ -14,6 +15,7 @@ from aion_lite.data.watch import load_watch
 
 __all__ = [
     "BayesLimit",
+    "GaussianCopula",
     "MultimodalDataset",
     "SyntheticDataGenerator",
     "datasets",

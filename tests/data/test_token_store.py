@@ -15,7 +15,8 @@ from aion_lite.codecs import TokenSpec
 from aion_lite.data.token_store import TokenStore, batches, pieces
 from aion_lite.data.tokens import TokenDataset
 from aion_lite.model import MultimodalTransformer
-from aion_lite.training import batch_rows, evaluate_loss, train
+from aion_lite.passes import batch_rows
+from aion_lite.training import evaluate_loss, train
 
 # One modality for each kind of integer; "row" has single tokens missing, whose bits fill no whole byte.
 VOCAB_SIZES = {"image": 4375, "row": 256, "word": 70_000, "age of/star": 9}

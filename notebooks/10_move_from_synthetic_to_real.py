@@ -1,0 +1,941 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Move from synthetic to real
+#
+# You have a hundred patients, and a belief about what patients are like. The belief can make ten thousand more. How should a model be led from the ones to the others, and what if the belief is wrong?
+#
+# **What you'll learn**
+#
+# - how to mix synthetic and real samples so that the share is exact and nothing else changes with it;
+# - how to write a law of synthetic patients from a page of summary numbers, with missing cells and all;
+# - what such a law adds where it is right, and what it costs where it is wrong, by a dial;
+# - whether the *order*, synthetic first and real last, matters, or only the amount.
+#
+# **What you'll need**: [Predict redshifts from colours](01_predict_redshifts.ipynb) tells how the model is used. The patients come with the package.
+#
+# **Runtime**: about a minute and a half on two CPU cores with the default parameters. `aion-lite run 10 --profile full` compares everything at three sizes over five seeds; it is meant for a GPU, and the page draws its stored results where there are some.
+
+# %% tags=["parameters"]
+profile: str = "fast"  # fast: one size, small models, two CPU cores; full: every comparison, on a GPU
+seed: int = 0  # of patients, weights, order; the full profile starts here
+num_seeds: int = 5  # seeds of the full profile
+num_train: int = 100  # real patients to train on in the fast profile
+steps: int = 100  # optimiser steps of each training of the fast profile
+experiments: list[str] = [
+    "right",
+    "slight",
+    "bad",
+    "own",
+    "known",
+]  # which comparisons the full profile makes
+sizes: list[int] = []  # real patients of the full profile; empty: its own
+full_steps: int = 0  # steps of each training of the full profile; 0: its own
+data_dir: str = ""  # not needed here: the patients are in the package
+output_dir: str = ""  # where results.json and the figures go; empty for nowhere
+
+# %% tags=["hide-input"]
+import math
+import time
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import torch
+from IPython.display import display
+from scipy.special import ndtri
+from scipy.stats import rankdata
+from sklearn.impute import SimpleImputer
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from aion_lite import evaluation
+from aion_lite.codecs import CodecManager
+from aion_lite.data import (
+    BayesLimit,
+    GaussianCopula,
+    SyntheticDataGenerator,
+    load_support2,
+)
+from aion_lite.data.tokens import TokenDataset
+from aion_lite.modalities import Category
+from aion_lite.model import MultimodalTransformer
+from aion_lite.strategies.curriculum import (
+    Mixture,
+    staged,
+    train_with_synthetic_curriculum,
+)
+from aion_lite.training import train
+
+EXPERIMENTS = {"right", "slight", "bad", "own", "known"}
+if profile not in ("fast", "full"):
+    raise ValueError(f"profile must be 'fast' or 'full', got {profile!r}.")
+FULL = profile == "full"
+SIZES = sorted(sizes or [100, 1000, 5000]) if FULL else [num_train]
+if not all(60 <= n <= 5000 for n in (*SIZES, num_train)):
+    raise ValueError(
+        f"num_train and sizes must lie in 60..5000, got {num_train} and {sizes}."
+    )
+if steps < 1 or full_steps < 0 or num_seeds < 1:
+    raise ValueError(
+        f"steps and num_seeds must be 1 or more, full_steps 0 or more; "
+        f"got {steps}, {num_seeds}, {full_steps}."
+    )
+if not experiments or not set(experiments) <= EXPERIMENTS:
+    raise ValueError(
+        f"experiments are {sorted(EXPERIMENTS)}, got {experiments}."
+    )
+plt.style.use("style.mplstyle")
+started = time.perf_counter()
+
+
+def save_figure(name: str) -> None:
+    """Keep the picture beside the results, if there is a place for results."""
+    if output_dir:
+        plt.savefig(Path(output_dir) / f"{name}.png")
+
+
+# %% [markdown]
+# ## Your patients, and somebody else's
+#
+# The patients are SUPPORT's {cite:p}`knaus-1995-support`, seriously ill people: who they are, vital signs, laboratory values, and who died in hospital, which is to be predicted from all the rest.
+# We deal them out. A few are *yours*; two thousand are the test, the same for every seed; and the last two thousand are patients of *another hospital*, which will not hand out a single record, but does publish a summary.
+
+# %%
+patients = load_support2()
+pool, test = patients.split(2000, seed=0)
+BLOCKS = ["demography", "vitals", "labs"]
+TARGET = "hospdead"
+NUM_OTHERS = 2000
+
+
+def deal(n: int, seed: int):
+    """(n patients of yours, those of the other hospital); a smaller n is part of a larger one."""
+    order = np.random.default_rng(seed).permutation(len(pool))
+    return pool[order[:n]], pool[order[-NUM_OTHERS:]]
+
+
+yours, others = deal(SIZES[0], seed)
+truth = test.values[TARGET].numpy()
+print("yours:", yours)
+print("theirs:", others)
+
+# %% [markdown]
+# ## A mix, exactly
+#
+# The notes that this book set out from propose a *curriculum* {cite:p}`bengio-2009-curriculum`: twenty epochs of synthetic samples alone, twenty of half and half, twenty of a quarter, then real ones alone.
+# It is a few lines, and three things are easy to get wrong in them.
+#
+# - If the synthetic samples are *added* to the real ones, a larger share is also a longer epoch, and what looks like a better mix is more training. The batch has to keep its size.
+# - A quarter of a batch of ten is two and a half samples. Rounded down at every step, a share of 25 % becomes 20 %.
+# - If each epoch draws its samples anew, some are seen again and again before others are seen once.
+#
+# So: keep an account of what is owed, hand out whole samples, and carry the rest over.
+# Both pools are gone through in passes, each in a new order.
+# By hand:
+
+
+# %% tags=["nbval-check-output"]
+def mix_by_hand(share, num_real, num_synthetic, batch_size, num_steps, seed):
+    """Rows of each step; synthetic samples are numbered after the real ones."""
+
+    def passes(size, seed):
+        epoch = 0
+        while True:
+            generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+            yield from torch.randperm(size, generator=generator).tolist()
+            epoch += 1
+
+    real = passes(num_real, seed)
+    synthetic = passes(num_synthetic, seed + 1_000_000_007)
+    owed, given, batches = 0.0, 0, []
+    for step in range(num_steps):
+        owed += share(step) * batch_size
+        now = math.floor(owed + 0.5) - given
+        given += now
+        batch = [next(real) for _ in range(batch_size - now)]
+        batch += [num_real + next(synthetic) for _ in range(now)]
+        batches.append(batch)
+    return batches
+
+
+by_hand = mix_by_hand(staged(20), 12, 30, 10, 20, seed=3)
+ours = Mixture(12, 30, 10, 20, staged(20), seed=3)
+assert [ours(step).tolist() for step in range(20)] == by_hand
+print("synthetic samples in batches of ten:", *ours.num_synthetic)
+
+# %% [markdown]
+# `train_with_synthetic_curriculum` hands these rows to the training loop of all other pages, so checkpoints, averages and GPU recording work as they do there, and a share of zero is plain training, bit for bit.
+# It takes any share as a function of the step. We compare these, and all four see *equally many* synthetic samples, at equal steps: only the order differs.
+
+# %% mystnb={"figure": {"caption": "Synthetic share of the batch over a training, by method. The coloured areas are alike. The last method is two trainings, one after the other.", "name": "fig-10-schedules"}, "image": {"alt": "Four small panels of the synthetic share in percent against the part of the training that is done. Constant mix: flat at thirty-five. Curriculum: stairs down from a hundred over fifty and twenty-five to zero, which is reached at three fifths. Reversed: the same stairs mirrored, upwards. Pretrain, then fine-tune: a hundred for the first third and a little more, then zero."}}
+BATCH = 128 if FULL else 64
+TOLD = "mix, source told"
+MEAN = 0.35  # of the curriculum's shares: 20 % of 1, 20 % of 1/2, 20 % of 1/4
+
+
+def schedules(num_steps: int) -> dict:
+    """Synthetic share by method; None where it is two trainings."""
+    down = staged(num_steps)
+    return {
+        "constant mix": MEAN,
+        "curriculum": down,
+        "reversed": lambda step: down(num_steps - 1 - step),
+        "pretrain, fine-tune": None,
+        "synthetic only": 1.0,
+        TOLD: MEAN,
+    }
+
+
+panels = plt.subplots(1, 4, figsize=(7.6, 2.2), sharey=True)[1]
+in_two = staged(200, (1.0, 0.0), (MEAN,))
+drawn = list(schedules(200).items())[:4]
+for i, (ax, (name, share)) in enumerate(zip(panels, drawn, strict=True)):
+    mixture = Mixture(100, 1000, BATCH, 200, share or in_two)
+    part = 100 * mixture.num_synthetic / BATCH
+    x = np.arange(200) / 2
+    assert mixture.num_synthetic.sum() == round(MEAN * 200 * BATCH)
+    ax.fill_between(x, part, step="post", color=f"C{i + 1}", alpha=0.4)
+    ax.step(x, part, where="post", color=f"C{i + 1}")
+    ax.set(title=name.replace(", ", ",\n"), xlabel="steps (%)", ylim=(0, 104))
+panels[0].set_ylabel("synthetic (%)")
+save_figure("schedules")
+plt.show()
+
+# %% [markdown]
+# ## A law from a page of numbers
+#
+# What could the other hospital publish? For each column, how its values are spread (a hundred quantiles), and for each pair of columns, how strongly they go together.
+# A *Gaussian copula* {cite:p}`liu-2009-nonparanormal` makes a law of just this: replace each value by its rank, the rank by the quantile of a normal law that it corresponds to, and assume that these *normal scores* are jointly normal.
+# To draw a patient, draw normal scores with the right correlations and go back through the quantiles.
+#
+# The heart of it by hand, for two columns:
+
+# %% tags=["nbval-check-output"]
+frame = others.to_frame()[["age", "sod"]].dropna()
+scores = ndtri((rankdata(frame, axis=0) - 0.5) / len(frame))
+by_hand = np.corrcoef(scores.T)[0, 1]
+law = GaussianCopula.fit(others)
+ours = law.correlation[law.names.index("age"), law.names.index("sod")]
+assert abs(by_hand - ours) < 0.02, "the two correlations differ"
+back = np.quantile(frame["age"], np.linspace(0, 1, 100))
+assert np.allclose(law.margins["age"][1], back, atol=0.5)
+print("correlation and margin agree:", True)
+
+# %% [markdown]
+# `GaussianCopula` does so for all columns at once, and three things more.
+# A class is treated as a normal score that was cut into pieces, so a yes or no gets the correlation that its uncut score would have had.
+# Diagnoses have no order; they are laid in a row by what tells them most apart in the other columns.
+# And whether a cell was *measured* is a column like any other, so that the copies lack what such patients lack.
+# From few patients, correlations are shrunk by as much as chance would make them differ {cite:p}`schafer-2005-shrinkage`.
+
+# %%
+copies = law.sample(len(others), seed=seed)
+compared = {}
+for name in ("age", "scoma", "crea", "urine"):
+    for label, data in (("theirs", others), ("copies", copies)):
+        column = data.to_frame()[name]
+        compared[name, label] = {
+            "missing": column.isna().mean(),
+            "10 %": column.quantile(0.1),
+            "median": column.median(),
+            "90 %": column.quantile(0.9),
+            "rank correlation with bili": column.corr(
+                data.to_frame()["bili"], method="spearman"
+            ),
+        }
+pd.DataFrame(compared).T.round(2)
+
+# %% [markdown]
+# How much of what predicts death has survived? A test that needs no network: logistic regression, fitted to one set of patients or another, and asked about the test patients.
+
+
+# %%
+def matrix(data) -> pd.DataFrame:
+    """(B, columns) floats: numbers, and a column for each class."""
+    return pd.get_dummies(data.to_frame(BLOCKS)).astype(float)
+
+
+def logistic(data) -> float:
+    """AUROC on the test patients of a logistic regression fitted to ``data``; its C is cross-validated."""
+    steps_of_model = (
+        SimpleImputer(
+            strategy="median", keep_empty_features=True, add_indicator=False
+        ),
+        StandardScaler(),
+        LogisticRegression(max_iter=500),
+    )
+    model = GridSearchCV(
+        make_pipeline(*steps_of_model),
+        {"logisticregression__C": [0.003, 0.03, 0.3]},
+        scoring="roc_auc",
+        cv=3,
+    )
+    model.fit(matrix(data), data.values[TARGET].numpy())
+    return roc_auc_score(truth, model.predict_proba(matrix(test))[:, 1])
+
+
+own_law = GaussianCopula.fit(yours)
+FITTED_TO = {
+    f"your {SIZES[0]:,} patients": yours,
+    f"copies of your {SIZES[0]:,} patients": own_law.sample(4000, seed),
+    f"the other hospital's {NUM_OTHERS:,}": others,
+    "copies of those": law.sample(4000, seed),
+}
+rows = {name: {"AUROC": logistic(data)} for name, data in FITTED_TO.items()}
+pd.DataFrame(rows).T.rename_axis("logistic regression on").round(3)
+
+# %% [markdown]
+# Compare the first two rows: copies of your own patients, though there may be thousands of them, come from these patients and nothing else. What a law fitted to *your* rows can add is only what it assumes.
+# The last two rows are another matter: the summary brings what other patients know. That is the case this page is about.
+#
+# ## A law that is wrong, by a dial
+#
+# A synthetic law is never quite right. To see what that costs, it should be wrong by a known amount, and in nothing else.
+# `turned` leaves all columns as they are, with all correlations among them, and turns *which combination of them* tells of the target: by an angle, away from the right one, towards one that was drawn at random.
+# How much the columns tell of the target stays the same. So at every angle the law looks as plausible, and as sure of itself, as at the others.
+#
+# With $R$ the correlations among the other columns and $r$ those with the target, $R = L L^\top$, the risk is $r^\top R^{-1} z$. Turning $L^{-1} r$ by $\theta$ within a plane makes the new risk correlate with the right one by $\cos\theta$:
+
+# %% tags=["nbval-check-output"]
+DIAL = (0, 30, 60, 90, 180) if FULL else (0, 30, 90)
+t = law.names.index(TARGET)
+rest = np.delete(np.arange(len(law.names)), t)
+R = law.correlation[np.ix_(rest, rest)]
+right = np.linalg.solve(R, law.correlation[rest, t])
+for degrees in (0, 30, 60, 90, 180):
+    turned = law.turned(TARGET, degrees, seed).correlation[rest, t]
+    agrees = right @ turned / (right @ R @ right)
+    assert math.isclose(agrees, math.cos(math.radians(degrees)), abs_tol=1e-9)
+    print(f"{degrees:3d} degrees: right and turned risk by {agrees + 0:+.2f}")
+
+# %%
+rows = {
+    degrees: {
+        "AUROC": logistic(law.turned(TARGET, degrees, seed).sample(4000, seed))
+    }
+    for degrees in (0, 30, 60, 90, 180)
+}
+pd.DataFrame(rows).T.rename_axis(
+    "logistic regression on copies, degrees"
+).round(3)
+
+# %% [markdown]
+# Thirty degrees are *slightly wrong*, ninety are *badly wrong*: a half is a coin, and beyond ninety degrees the law says the opposite of what is so.
+#
+# ## The comparison
+#
+# One small transformer, trained in each of the ways above on your patients and on copies from the law.
+# All trainings at one $n$ have the same steps, batch size, learning rate and regularisation; the model that is scored is the average over the last weights, and nothing is chosen by looking at the test.
+# Fine-tuning is a second training at a third of the rate, as is usual.
+# The codecs are fitted to your patients alone.
+#
+# Two more are run beside these. *Mix, source told* is the constant mix with one more modality, which says where a patient is from; test patients are declared real. A model that is told may learn what both pools have in common from both, and trust the real ones about the rest.
+# *Real only, stopped early* holds a fifth of your patients out and keeps the weights that did best on them, so that no gain is due to a rival that was trained too long.
+
+# %%
+SOURCE = Category("source", values=("real", "synthetic"))
+SHAPE = {
+    "d_model": 64 if FULL else 32,
+    "nhead": 2,
+    "num_layers": 2 - (not FULL),
+}
+RATE = 3e-3 if FULL else 6e-3
+NUM_COPIES = 10_000 if FULL else 4000
+
+
+def num_steps_of(n: int) -> int:
+    usual = 400 if n < 500 else 800 if n < 3000 else 1200
+    return (full_steps or usual) if FULL else steps
+
+
+def new_model(codecs, seed: int, target: str):
+    """The target never enters; of the rest, a random part does, which keeps a model from learning by heart."""
+    places = sum(codec.num_tokens for codec in codecs.codecs.values())
+    return MultimodalTransformer(
+        codecs,
+        **SHAPE,
+        dropout=0.1,
+        num_inputs=places,
+        min_inputs=min(4, places - 1),
+        num_targets=places,
+        hold_out={target: 1.0},
+        weights={name: 0.3 for name in codecs}
+        | {target: 3.0}
+        | {name: 0.0 for name in codecs if name == SOURCE.name},
+        seed=seed,
+    )
+
+
+def with_source(tokens, source: str):
+    """The same tokens, and where they are from."""
+    code = torch.full((len(tokens), 1), SOURCE.values.index(source))
+    return TokenDataset({**tokens.tokens, SOURCE.name: code}, tokens.present)
+
+
+def fit(
+    codecs, real, synthetic, method: str, num_steps: int, seed: int, target
+):
+    """A model trained by ``method`` on tokens."""
+    if method == TOLD:
+        codecs = CodecManager([*codecs.codecs.values(), SOURCE])
+        real = with_source(real, "real")
+        synthetic = with_source(synthetic, "synthetic")
+    model = new_model(codecs, seed, target)
+    how = {
+        "batch_size": BATCH,
+        "lr": RATE,
+        "ema": 0.99 if FULL else 0.95,
+        "seed": seed,
+        "progress": False,
+    }
+    if method == "real only":
+        train(model, real, steps=num_steps, **how)
+        return model
+    if method == "real only, stopped early":
+        held_out = len(real) // 5
+        how["batch_size"] = min(BATCH, len(real) - held_out)
+        how["validation"] = real[:held_out]
+        how["validate_every"] = max(num_steps // 20, 1)
+        train(model, real[held_out:], steps=num_steps, **how)
+        return model
+    share = schedules(num_steps)[method]
+    if share is not None:
+        train_with_synthetic_curriculum(
+            model, synthetic, real, share=share, steps=num_steps, **how
+        )
+        return model
+    first = max(round(MEAN * num_steps), 1)
+    train(model, synthetic, steps=first, **how)
+    how["lr"] = RATE / 3
+    train(model, real, steps=max(num_steps - first, 1), **how)
+    return model
+
+
+# %% [markdown]
+# The bookkeeping of all comparisons is folded away.
+
+# %% tags=["hide-input"]
+records = []
+MIXED = list(schedules(1))
+COLORS = dict(zip(MIXED, ("C1", "C2", "C3", "C4", "C5", "C0"), strict=True))
+OWN = "law of your own rows"
+
+
+def turned_by(degrees: int) -> str:
+    return f"law turned by {degrees} degrees"
+
+
+def keep(task, method, n, seed, scores) -> None:
+    numbers = {k: float(v) for k, v in scores.items()}
+    records.append(
+        {"task": task, "method": method, "n": n, "seed": seed, **numbers}
+    )
+
+
+def death_scores(model, codecs) -> dict[str, float]:
+    """AUROC of the risk of the test patients, and nats of what came true."""
+    tokens = codecs.encode(test)
+    given = tokens.select(BLOCKS)
+    if SOURCE.name in model.names:
+        given = with_source(given, "real")
+    found = model.predict(given, TARGET)
+    risk = found.probabilities[:, 1].cpu().numpy()
+    nats = -float(found.log_prob(tokens.tokens[TARGET]).mean())
+    return {"auroc": roc_auc_score(truth, risk), "nats": nats}
+
+
+def run_patients(
+    task: str, n: int, one: int, law_of, methods, with_real: bool
+) -> None:
+    """Each method on n patients and on copies from ``law_of(yours, others)``."""
+    own, theirs = deal(n, one)
+    codecs = CodecManager(own.modalities).fit(own)
+    real = codecs.encode(own)
+    length = num_steps_of(n)
+    if with_real:
+        for method in ("real only", "real only, stopped early"):
+            model = fit(codecs, real, None, method, length, one, TARGET)
+            keep("real", method, n, one, death_scores(model, codecs))
+        keep("real", "logistic regression", n, one, {"auroc": logistic(own)})
+    if methods:
+        drawn = law_of(own, theirs).sample(NUM_COPIES, one)
+        synthetic = codecs.encode(drawn)
+    for method in methods:
+        model = fit(codecs, real, synthetic, method, length, one, TARGET)
+        keep(task, method, n, one, death_scores(model, codecs))
+
+
+def run_dial(degrees: int, n: int, one: int) -> None:
+    def law_of(own, theirs):
+        law = GaussianCopula.fit(theirs)
+        return law.turned(TARGET, degrees, one)
+
+    task, with_real = turned_by(degrees), degrees == 0
+    run_patients(task, n, one, law_of, MIXED, with_real)
+
+
+def run_own(n: int, one: int, methods) -> None:
+    def law_of(own, theirs):
+        return GaussianCopula.fit(own)
+
+    run_patients(OWN, n, one, law_of, methods, False)
+
+
+KNOWN = ["age", "glucose", "cholesterol", "heart_rate"]  # of page 07's law
+RHOS = (1.0, 0.5, 0.0)
+KNOWN_TEST = 2_000_000  # seed of the test patients, and none else's
+
+
+def known_patients(n: int, seed: int, rho: float):
+    generator = SyntheticDataGenerator(n, seed, image_size=16, rho=rho)
+    return generator.generate_correlated_data().select(KNOWN)
+
+
+def run_known(n: int, one: int, methods) -> None:
+    """Glucose of patients whose law is known, beside patients of that law with weaker links."""
+    own, new = (
+        known_patients(n, one, 1.0),
+        known_patients(2000, KNOWN_TEST, 1.0),
+    )
+    codecs = CodecManager(own.modalities).fit(own)
+    real, asked = codecs.encode(own), codecs.encode(new)
+    given, target = [name for name in KNOWN if name != "glucose"], "glucose"
+    generator = SyntheticDataGenerator(image_size=16)
+    best = BayesLimit(generator).predict(new, given, target).mean
+    limit = evaluation.r2(new.values[target], best)
+
+    def scores(model):
+        guess = model.predict(asked.select(given), target).mean.cpu()
+        r2 = evaluation.r2(new.values[target], guess)
+        return {"r2": r2, "limit": limit, "share": r2 / limit}
+
+    length = num_steps_of(n)
+    model = fit(codecs, real, None, "real only", length, one, target)
+    keep("known", "real only", n, one, scores(model))
+    for rho in RHOS if FULL else RHOS[::2]:
+        strangers = known_patients(NUM_COPIES, one + 1_000_000, rho)
+        synthetic = codecs.encode(strangers)
+        for method in methods:
+            model = fit(codecs, real, synthetic, method, length, one, target)
+            keep(f"known, rho {rho}", method, n, one, scores(model))
+
+
+ANGLES = {"right": (0,), "slight": (30, 60), "bad": (90, 180)}
+for one in range(seed, seed + (num_seeds if FULL else 1)):
+    for n in SIZES:
+        for experiment, angles in ANGLES.items():
+            if not FULL or experiment in experiments:
+                for degrees in set(angles) & set(DIAL):
+                    run_dial(degrees, n, one)
+        if not FULL or "own" in experiments:
+            run_own(n, one, MIXED if FULL else ["constant mix"])
+        if not FULL or "known" in experiments:
+            some = ["constant mix", "curriculum", "synthetic only"]
+            run_known(n, one, some if FULL else some[:1])
+run = pd.DataFrame(records)
+
+
+def keep_results(summary: str) -> None:
+    evaluation.write_results(
+        Path(output_dir) / "results.json",
+        summary,
+        records,
+        data="SUPPORT2; synthetic patients of page 07",
+        parameters={
+            "profile": profile,
+            "seed": seed,
+            "num_seeds": num_seeds,
+            "num_train": num_train,
+            "steps": steps,
+            "experiments": experiments,
+            "sizes": sizes,
+            "full_steps": full_steps,
+            "data_dir": data_dir,
+        },
+        seconds=round(time.perf_counter() - started, 1),
+    )
+
+
+if output_dir:  # before anything is drawn, so that nothing computed is lost
+    keep_results(f"{len(records)} scores")
+where = Path("results/10_move_from_synthetic_to_real.json")
+if FULL or not where.exists():
+    stored, made_by = run, "this run, made with the parameters above"
+else:
+    settings, stored = evaluation.read_results(where)
+    made_by = f"the stored full run ({evaluation.made_on(settings)})"
+print("The figures and tables below show", made_by + ".")
+
+
+def values_of(task: str, method: str, n: int, metric: str = "auroc"):
+    """Scores by seed of a method at one size; empty where it was not run."""
+    found = stored[
+        (stored.task == task) & (stored.method == method) & (stored.n == n)
+    ]
+    return found.set_index("seed")[metric].sort_index()
+
+
+def difference(scores, baseline):
+    """(mean, low, high) of scores - baseline over the seeds that both have."""
+    both = scores.index.intersection(baseline.index)
+    if not len(both):
+        return math.nan, math.nan, math.nan
+    return evaluation.paired_difference(scores[both], baseline[both])
+
+
+def as_text(interval, digits: int = 3, sign: str = "") -> str:
+    """Mean over seeds, with its 95 % interval where there are several."""
+    mean, low, high = interval
+    if math.isnan(mean):
+        return ""
+    text = f"{mean:{sign}.{digits}f}"
+    if math.isfinite(low):
+        text += f" ({low:{sign}.{digits}f} to {high:{sign}.{digits}f})"
+    return text
+
+
+SIZES_SHOWN = sorted(stored[~stored.task.str.startswith("known")].n.unique())
+ANGLES_SHOWN = [
+    a for a in (0, 30, 60, 90, 180) if (stored.task == turned_by(a)).any()
+]
+NOTHING = (
+    "There is no such comparison: not stored yet, and not made in this run."
+)
+
+
+# %% [markdown]
+# ## Against the dial
+
+# %% mystnb={"figure": {"caption": "AUROC of death in hospital on test patients against how far the synthetic law is turned from the right one, by method and by number of real patients (bands are 95 % intervals of the mean over seeds). Grey: real patients only, these stopped early (dashed), and logistic regression on them (dotted).", "name": "fig-10-dial"}, "image": {"alt": "A panel a number of real patients. The AUROC of synthetic only falls steeply from the left, where the law is right, to chance at ninety degrees. The four methods that also see real patients fall less. Grey lines mark real patients only and logistic regression."}}
+if ANGLES_SHOWN:
+    panels = plt.subplots(
+        1,
+        len(SIZES_SHOWN),
+        figsize=(max(6.0, 2.6 * len(SIZES_SHOWN)), 4.4),
+        sharey=True,
+        squeeze=False,
+    )[1][0]
+    for ax, n in zip(panels, SIZES_SHOWN, strict=True):
+        for i, method in enumerate(MIXED):
+            points = [
+                (a, *evaluation.seed_interval(found))
+                for a in ANGLES_SHOWN
+                if len(found := values_of(turned_by(a), method, n))
+            ]
+            if not points:
+                continue
+            x, mean, low, high = np.array(points).T
+            color = COLORS[method]
+            ax.plot(x, mean, "os^DvP"[i] + "-", color=color, label=method)
+            if np.isfinite(low).all():
+                ax.fill_between(
+                    x, low, high, color=color, alpha=0.2, linewidth=0
+                )
+        for method, style in {
+            "real only": "-",
+            "real only, stopped early": "--",
+            "logistic regression": ":",
+        }.items():
+            found = values_of("real", method, n)
+            if len(found):
+                mean, low, high = evaluation.seed_interval(found)
+                ax.axhline(mean, color="0.3", linestyle=style, label=method)
+                if math.isfinite(low) and style == "-":
+                    ax.axhspan(low, high, color="0.3", alpha=0.15, linewidth=0)
+        ax.set(title=f"{n:,} real patients", xlabel="law turned by (degrees)")
+        ax.set_xticks(ANGLES_SHOWN)
+    panels[0].set_ylabel("AUROC of death in hospital")
+    panels[0].figure.legend(
+        *panels[0].get_legend_handles_labels(),
+        loc="outside lower center",
+        ncols=3,
+    )
+    save_figure("dial")
+    plt.show()
+else:
+    print(NOTHING)
+
+# %% [markdown]
+# ### Where the curriculum helps, and where it hurts
+#
+# What each method gains over real patients only, at equal steps, paired by seed. A star marks an interval that excludes zero.
+
+# %% mystnb={"figure": {"caption": "AUROC of each method less that of real patients only, by angle of the law and number of real patients; blue is better, red is worse. A star: the 95 % interval of the paired difference excludes zero.", "name": "fig-10-where"}, "image": {"alt": "A map a method, columns by angle of the law, rows by number of real patients, each cell with its gain in AUROC. Bluest at the left, where the law is right; red towards the right, where it is wrong, deepest for synthetic only."}}
+if ANGLES_SHOWN:
+    axes = plt.subplots(
+        2,
+        3,
+        figsize=(7.6, 1.9 + 1.1 * len(SIZES_SHOWN)),
+        sharex=True,
+        sharey=True,
+    )[1].ravel()
+    for ax, method in zip(axes, MIXED, strict=False):
+        gains = np.full((len(SIZES_SHOWN), len(ANGLES_SHOWN)), np.nan)
+        for (i, n), (j, a) in (
+            (row, column)
+            for row in enumerate(SIZES_SHOWN)
+            for column in enumerate(ANGLES_SHOWN)
+        ):
+            mean, low, high = difference(
+                values_of(turned_by(a), method, n),
+                values_of("real", "real only", n),
+            )
+            gains[i, j] = mean
+            star = "*" if math.isfinite(low) and low * high > 0 else ""
+            if not math.isnan(mean):
+                dark = abs(mean) > 0.12
+                ax.text(
+                    j,
+                    i,
+                    f"{mean:+.2f}{star}",
+                    ha="center",
+                    va="center",
+                    fontsize=8,
+                    color="w" if dark else "k",
+                )
+        ax.imshow(gains, cmap="RdBu", vmin=-0.2, vmax=0.2, aspect="auto")
+        ax.set_xticks(range(len(ANGLES_SHOWN)), ANGLES_SHOWN)
+        ax.set_yticks(range(len(SIZES_SHOWN)), [f"{n:,}" for n in SIZES_SHOWN])
+        ax.set_title(method, fontsize=11)
+        ax.grid(False)
+    for ax in axes[3:]:
+        ax.set_xlabel("degrees")
+    for ax in axes[::3]:
+        ax.set_ylabel("real patients")
+    save_figure("where")
+    plt.show()
+else:
+    print(NOTHING)
+
+# %% [markdown]
+# ### Does the model know how sure it is?
+#
+# AUROC looks at the order of the patients alone. Nats, the cross-entropy of what came true, also ask whether a risk of a tenth comes true in one of ten. For comparison: what is lost by giving every test patient the same, right risk.
+
+# %%
+died = truth.mean()
+flat = -(died * math.log(died) + (1 - died) * math.log(1 - died))
+rows = {}
+for n in SIZES_SHOWN:
+    for a in ANGLES_SHOWN:
+        scores = {m: values_of(turned_by(a), m, n, "nats") for m in MIXED}
+        scores["real only"] = values_of("real", "real only", n, "nats")
+        rows[n, a] = {m: found.mean() for m, found in scores.items()}
+print(f"One risk for all: {flat:.3f} nats. From {made_by}.")
+if rows:
+    display(
+        pd.DataFrame(rows).T.rename_axis(["real patients", "degrees"]).round(3)
+    )
+
+# %% [markdown]
+# ### Does the order matter?
+#
+# The four mixed methods see the same number of synthetic samples. What differs is when.
+
+
+# %%
+def verdict(interval) -> str:
+    _, low, high = interval
+    if not math.isfinite(low):
+        return "one seed: no interval"
+    return (
+        "better" if low > 0 else "worse" if high < 0 else "no difference seen"
+    )
+
+
+rows = []
+for n in SIZES_SHOWN:
+    for a in ANGLES_SHOWN:
+        row = {"real patients": n, "degrees": a}
+        ours = values_of(turned_by(a), "curriculum", n)
+        for rival in ("reversed", "constant mix", "pretrain, fine-tune"):
+            gain = difference(ours, values_of(turned_by(a), rival, n))
+            if not math.isnan(gain[0]):
+                row[f"less {rival}"] = f"{gain[0]:+.3f}, {verdict(gain)}"
+        rows.append(row)
+print(f"AUROC of the curriculum less that of others, from {made_by}.")
+if rows:
+    display(pd.DataFrame(rows).set_index(["real patients", "degrees"]))
+
+# %% [markdown]
+# ### What does a law of your own rows add?
+#
+# The same methods, with the copula fitted to the very patients that are trained on, beside the one from the other hospital.
+
+# %%
+rows = []
+for n in SIZES_SHOWN:
+    base = values_of("real", "real only", n)
+    for method in MIXED:
+        row = {"real patients": n, "method": method}
+        for label, task in (
+            ("own rows", OWN),
+            ("other hospital", turned_by(0)),
+        ):
+            gain = difference(values_of(task, method, n), base)
+            row[f"gain with a law of: {label}"] = as_text(gain, 3, "+")
+        if row["gain with a law of: own rows"]:
+            rows.append(row)
+if rows:
+    print(f"Gain in AUROC over real only, from {made_by}.")
+    display(pd.DataFrame(rows).set_index(["real patients", "method"]))
+else:
+    print(NOTHING)
+
+# %% [markdown]
+# A copula of your own rows knows nothing that they do not. What it can still do is what a prior does: it says that relations are monotone and come in pairs, and copies that follow this keep a flexible model from learning a hundred patients by heart.
+# So a gain here is a gain over *this transformer*, trained this long, and logistic regression, which assumes as much, is the rival to hold it against: the dotted line above.
+#
+# ## Patients whose law is known
+#
+# On the patients of [Make data whose answer is known](07_make_data_with_a_known_answer.ipynb) a score can be held against the best possible.
+# Glucose is to be told from age, cholesterol and heart rate.
+# The synthetic law is the true one, with all links between the columns weakened by its dial `rho`; at zero nothing tells of anything.
+
+# %%
+known = stored[stored.task.str.startswith("known")]
+if len(known):
+    rows = [
+        {
+            "real patients": n,
+            "synthetic law": task.removeprefix("known, "),
+            "method": method,
+            "share": as_text(evaluation.seed_interval(group.share)),
+        }
+        for (n, task, method), group in known.groupby(
+            ["n", "task", "method"], sort=False
+        )
+    ]
+    table = pd.DataFrame(rows).replace({"synthetic law": {"known": "none"}})
+    print(f"Share of the attainable R2 of glucose, from {made_by}.")
+    display(
+        table.pivot_table(
+            index=["real patients", "synthetic law"],
+            columns="method",
+            values="share",
+            aggfunc="first",
+            sort=False,
+        ).fillna("")
+    )
+else:
+    print(NOTHING)
+
+# %% [markdown]
+# ## The verdict
+#
+# For each number of patients, the method with the best mean at each angle, logistic regression on your patients among them, and the angle up to which the curriculum is not worse than real patients only.
+
+# %%
+rows = []
+for n in SIZES_SHOWN:
+    row = {"real patients": n}
+    base = values_of("real", "real only", n)
+    safe = []
+    for a in ANGLES_SHOWN:
+        scores = {
+            m: values_of(turned_by(a), m, n).mean()
+            for m in MIXED
+            if len(values_of(turned_by(a), m, n))
+        }
+        for method in (
+            "real only",
+            "real only, stopped early",
+            "logistic regression",
+        ):
+            if len(values_of("real", method, n)):
+                scores[method] = values_of("real", method, n).mean()
+        if scores:
+            best = max(scores, key=scores.get)
+            row[f"best at {a}"] = f"{best}, {scores[best]:.3f}"
+        gain = difference(values_of(turned_by(a), "curriculum", n), base)
+        worse = gain[2] < 0 if math.isfinite(gain[2]) else not gain[0] >= 0
+        if not worse and len(safe) == ANGLES_SHOWN.index(a):
+            safe.append(a)
+    row["curriculum not worse up to"] = (
+        f"{safe[-1]} degrees" if safe else "never"
+    )
+    rows.append(row)
+print(f"From {made_by}, {stored.seed.nunique()} seed(s).")
+if rows:
+    display(pd.DataFrame(rows).set_index("real patients"))
+
+# %% [markdown]
+# Of curricula in general others have found, over many thousands of models, that the order of the samples mattered little where there was time enough to train {cite:p}`wu-2021-curricula`. Synthetic images and then real ones did better than real ones alone in finding cars {cite:p}`tremblay-2018-reality`.
+# What decides is whether the law knows something that your samples do not.
+#
+# ## Where it fails
+#
+# - The dial turns one thing, the target's relation to the rest. Laws in the world are wrong in margins, in what is missing and in which patients there are, all at once, and nobody can read off the angle.
+# - A copula of this kind holds relations that rise or fall. A risk that is high at both ends of a column, or a lab that matters in one disease only, is beyond it, however many patients it was fitted to.
+# - Diagnoses get one axis. Two that differ in two ways are told apart in one.
+# - The test patients, yours and the other hospital's come from one study. Another hospital has other patients, and the angle between the two is not zero.
+# - The mixed trainings were not stopped early: of a hundred patients there are too few to hold out. With more, give real ones as `validation`; it never sees the synthetic pool.
+# - A hundred quantiles and a matrix are a summary, not a promise of privacy: the largest value is somebody's.
+#
+# ## Summary
+#
+# - Keep the batch, the steps and the rate, and change the share alone; or the mix is confounded with the training.
+# - A page of quantiles and correlations makes patients that carry most of what predicts death, and it may come from where the records may not.
+# - Copies of your own rows bring no news, only an assumption; hold what they gain against a simple model that assumes as much.
+# - Put the wrong-law control beside every synthetic gain: turn your law until it stops helping, and ask whether you know it better than that.
+
+# %%
+summary = f"{len(records)} scores over {run.seed.nunique()} seed(s)"
+first = run[run.n == run.n.min()].set_index(["task", "method"])
+for words, key in {
+    "real only": ("real", "real only"),
+    "curriculum, law right": (turned_by(0), "curriculum"),
+    "curriculum, law at 90 degrees": (turned_by(90), "curriculum"),
+}.items():
+    if key in first.index:
+        summary += f"; AUROC {first.loc[[key]].auroc.mean():.3f} {words}"
+if output_dir:
+    keep_results(summary)
+
+# %% [markdown]
+# ## Exercises
+#
+# ```{exercise-start}
+# :label: ex-10-share
+# ```
+# Write a share that falls in a straight line from one to zero, and check how many synthetic samples the model has seen in all.
+# ```{exercise-end}
+# ```
+#
+# ````{solution-start} ex-10-share
+# :class: dropdown
+# ````
+
+# %%
+line = Mixture(100, 1000, BATCH, 200, lambda step: 1 - step / 199)
+print(f"{line.num_synthetic.sum() / (200 * BATCH):.0%} of all samples")
+
+# %% [markdown]
+# ````{solution-end}
+# ````
+#
+# ```{exercise}
+# :label: ex-10-flag
+#
+# Give both pools a `Category("source", values=("real", "synthetic"))`, and tell the model at test time that the patient is real. Does the constant mix survive a badly wrong law better when it is told whom not to trust?
+# ```
+#
+# ## Further reading
+#
+# The copula with ranks in place of values is the *nonparanormal* of {cite:t}`liu-2009-nonparanormal`; curricula were named by {cite:t}`bengio-2009-curriculum`, and put to the test by {cite:t}`wu-2021-curricula`.
