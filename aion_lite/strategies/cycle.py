@@ -279,7 +279,7 @@ class CycleConsistency(Unpaired):
             )
         if not self.drawer.has_places:
             raise ValueError(
-                "A cycle's gradient passes through where codes lie: use embedding='value', without categories "
+                "A cycle's gradient passes through where codes lie: use embedding='value' without categories "
                 "and text, or BackTranslation."
             )
         if marginal_weight > 0:

@@ -126,19 +126,41 @@ class Skewest:
         return (_columns(columns) - self.mean) @ self.weights
 
 
-def match_ranks(reading: Any, score: Any) -> np.ndarray:
+def match_ranks(reading: Any, score: Any, correlation: float = 1.0, seed: int = 0) -> np.ndarray:
     """Rows (B,) of ``score`` that have the rank which each entry of ``reading`` (B,) has.
 
     Of other lengths, the rank is the share of the samples below. This is the optimal transport of one
     number to another under any convex cost (Santambrogio 2015, theorem 2.9).
+
+    Args:
+        correlation: of the normal scores of both, -1 to 1. Below 1 in size, normal noise drawn by ``seed``
+            moves the ranks first: both marginals stay, and the pairs are as loose as that
+            (``copula_correlation`` estimates it from true pairs).
+
+    Raises ValueError on anything but finite numbers (B,).
     """
     reading, score = (np.asarray(x, dtype=float) for x in (reading, score))
     if reading.ndim != 1 or score.ndim != 1 or min(len(reading), len(score)) == 0:
         raise ValueError(f"Ranks are those of numbers (B,), got {reading.shape} and {score.shape}.")
     if not np.isfinite(reading).all() or not np.isfinite(score).all():
         raise ValueError("Ranks need finite numbers: leave out what was not measured.")
-    share = (reading.argsort(kind="stable").argsort(kind="stable") + 0.5) / len(reading)
+    if not -1 <= correlation <= 1:
+        raise ValueError(f"A correlation lies in -1 to 1, got {correlation}.")
+    share = _shares(reading)
+    if correlation < 1:
+        noise = np.random.default_rng(seed).standard_normal(len(reading))
+        share = _shares(correlation * stats.norm.ppf(share) + np.sqrt(1 - correlation**2) * noise)
     return score.argsort(kind="stable")[(share * len(score)).astype(int)]
+
+
+def copula_correlation(reading: Any, score: Any) -> float:
+    """Correlation of the normal law with these pairs' rank correlation r: 2 sin(pi r / 6) (Kruskal 1958)."""
+    return float(2 * np.sin(np.pi / 6 * stats.spearmanr(reading, score)[0]))
+
+
+def _shares(x: np.ndarray) -> np.ndarray:
+    """The share of the samples below each, half of itself counted."""
+    return (x.argsort(kind="stable").argsort(kind="stable") + 0.5) / len(x)
 
 
 def _fixed_point(white: np.ndarray, w: np.ndarray, rounds: int = 200) -> np.ndarray:

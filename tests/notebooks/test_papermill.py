@@ -35,6 +35,10 @@ SECOND_RUN = {
         {"seed": 1, "num_train": 500, "steps": 120},
         lambda results: 0.25 < severity_kept(results, "whitened, 65,536 codes") < 1.0,
     ),
+    "11_learn_without_pairs": (
+        {"seed": 1, "num_train": 1000, "steps": 60},
+        lambda results: unpaired_rank(results, "ranks: shared by parts") > 0.35,
+    ),
 }
 
 
@@ -79,6 +83,11 @@ def errors_of_redshift(results: dict, given: str) -> dict[str, float]:
 def severity_kept(results: dict, codec: str) -> float:
     """Share of what an X-ray tells of the severity that its tokens still tell."""
     return next(r["kept"] for r in results["records"] if (r["task"], r["method"]) == ("tokens", codec))
+
+
+def unpaired_rank(results: dict, method: str) -> float:
+    """Rank correlation of glucose with what a method says from the X-ray, no pair seen."""
+    return next(r["rank"] for r in results["records"] if (r["method"], r["n"]) == (method, 0))
 
 
 NOTEBOOKS = sorted(path.stem for path in FOLDER.glob("[0-9][0-9]_*.py"))

@@ -138,22 +138,25 @@ def test_back_translation_ends_at_proportional_fitting(draw):
     assert abs(answer - independent).max() > 0.08, "the answer would not tell"
 
 
-def test_a_cycle_with_the_marginal_finds_the_permutation_that_counting_finds():
-    """y = x reordered, no pair: of all permutations one has the right marginal, and all have cycles of 0."""
-    p = np.array([0.6, 0.1, 0.3])
-    truth = (2, 0, 1)  # y of x = 0, 1, 2
-    joint = np.zeros((3, 3))
-    joint[range(3), truth] = p
+@pytest.mark.parametrize("truth", [(0, 1), (1, 0)])
+def test_a_cycle_with_the_marginal_finds_the_permutation_that_counting_finds(truth):
+    """No pair: both permutations have perfect cycles, and one of them the right marginal."""
+    p = np.array([0.8, 0.2])
+    joint = np.zeros((2, 2))
+    joint[range(2), truth] = p
     second = joint.sum(0)
-    fits = [order for order in itertools.permutations(range(3)) if np.allclose(second[list(order)], p)]
+    fits = [order for order in itertools.permutations(range(2)) if np.allclose(second[list(order)], p)]
     assert fits == [truth]
-    shuffled = TokenDataset({n: pairs_of(joint, 4000, i).tokens[n] for i, n in enumerate("xy")})
-    specs = {"x": line(3), "y": line(3)}
-    model = MultimodalTransformer(specs, **SMALL, num_inputs=1, num_targets=1, smoothing=0.0, regression=0.0)
-    module = CycleConsistency(model, ["x"], ["y"], marginal_weight=4.0)
-    train(module, shuffled, steps=400, batch_size=256, lr=5e-3, optimizer="adamw", progress=False)
-    found = model.predict({"x": torch.arange(3)[:, None]}, "y").probabilities.argmax(1)
-    assert tuple(found.tolist()) == truth
+    shuffled = TokenDataset({n: pairs_of(joint, 2000, i).tokens[n] for i, n in enumerate("xy")})
+    # Where nothing is told yet, nothing pulls either, and some starts never leave: the loss says which did.
+    runs, specs = [], {"x": line(2), "y": line(2)}
+    for seed in range(2):
+        model = MultimodalTransformer(specs, **SMALL, smoothing=0.0, regression=0.0, seed=seed)
+        module = CycleConsistency(model, ["x"], ["y"], marginal_weight=2.0)
+        how = {"lr": 2e-2, "optimizer": "adamw", "progress": False, "seed": seed}
+        history = train(module, shuffled, steps=200, batch_size=64, **how)
+        runs.append((history.records[-1]["loss"], abs(joint_of(model, p) - joint).max()))
+    assert min(runs)[1] < 0.05
 
 
 def test_ten_pairs_settle_what_marginals_cannot():
@@ -238,6 +241,8 @@ def test_a_translation_has_no_gradient_and_a_cycle_has():
 
 # At the door
 
+AGES = TokenDataset({"age": tokens()["age"]})
+
 
 @pytest.mark.parametrize(
     ("build", "says"),
@@ -251,7 +256,7 @@ def test_a_translation_has_no_gradient_and_a_cycle_has():
         (lambda m: BackTranslation(m, ["age"], ["image"], draw="choose"), "images first"),
         (lambda m: CycleConsistency(m, ["image"], ["age"], temperature=0.0), "above 0"),
         (lambda m: CycleConsistency(m, ["age"], ["image"]), "images first"),
-        (lambda m: BackTranslation(m, ["image"], ["age"], pairs=TokenDataset({"age": tokens()["age"]})), "lacks"),
+        (lambda m: BackTranslation(m, ["image"], ["age"], pairs=AGES), "lacks"),
     ],
 )  # fmt: skip
 def test_errors_at_the_door(build, says):
