@@ -236,7 +236,7 @@ signs = {
     for kind in ("skewed", "normal")
 }
 
-# %% mystnb={"figure": {"caption": "Correlation of what was recognised as the common cause on the two sides, forty pairs of archives of each kind, in order. Right is 1.", "name": "fig-11-signs"}, "image": {"alt": "Two rows of forty dots. The skewed cause: all dots at one. The normal cause: dots scattered from minus one to one."}}
+# %% mystnb={"figure": {"caption": "Correlation of what was recognised as the common cause on the two sides, forty pairs of archives of each kind, in order. Right is 1.", "name": "fig-11-signs"}, "image": {"alt": "Two rows of forty dots. The skewed cause: all dots at one. The normal cause: dots scattered on both sides of zero."}}
 ax = plt.subplots(figsize=(7.0, 1.9))[1]
 for row, (_, values) in enumerate(signs.items()):
     ax.plot(np.sort(values), np.full(40, -row), ".", markersize=6, alpha=0.6)
@@ -753,7 +753,7 @@ else:
     run_pairs(side, images, lab_rows(others), seed)
     run_all(side, images, seed)
     run_control(seed, side)
-    run_coins(seed, 1, steps)
+    run_coins(seed, 1, 3 * steps // 2)
 run = pd.DataFrame(records)
 
 
