@@ -42,7 +42,10 @@ class ValueEmbedding(nn.Module):
         self.outer = nn.Linear(2 * dim, dim)
 
     def forward(self, row_BN: Tensor, member_BN: Tensor) -> Tensor:
-        x = self.features[row_BN]
+        return self.at(self.features[row_BN], member_BN)
+
+    def at(self, x: Tensor, member_BN: Tensor) -> Tensor:
+        """Of any place x (B, N, F), so that a gradient can reach it."""
         angles = (x[..., None] * self.frequencies).flatten(-2)
         # A wave's weight falls as its frequency grows, so that smooth functions are the easy ones.
         amplitude = (self.frequencies[:1] / self.frequencies).repeat(x.shape[-1])

@@ -226,10 +226,15 @@ class MultimodalTransformer(nn.Module, Questions):
         self, code_BI: Tensor, place_BI: Tensor, is_input_BI: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
         """Chosen tokens -> context (B, 1 + I, D) and its mask (B, 1, 1, 1 + I); None: all of them count."""
-        book_BI = self.book_T[place_BI]
-        where_BID = self.position_TD[place_BI] + self.modality(book_BI)
-        register_B1D = self.register_token.expand(len(code_BI), 1, -1)
-        x_BID = torch.cat([register_B1D, self.code(code_BI, book_BI) + where_BID], 1)
+        return self.encode_embedded(self.code(code_BI, self.book_T[place_BI]), place_BI, is_input_BI)
+
+    def encode_embedded(
+        self, x_BID: Tensor, place_BI: Tensor, is_input_BI: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """The same of tokens that are embedded already."""
+        where_BID = self.position_TD[place_BI] + self.modality(self.book_T[place_BI])
+        register_B1D = self.register_token.expand(len(x_BID), 1, -1)
+        x_BID = torch.cat([register_B1D, x_BID + where_BID], 1)
         x_BID = in_working_precision(x_BID)
         mask = None
         if is_input_BI is not None:

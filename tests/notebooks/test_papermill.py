@@ -47,6 +47,10 @@ SECOND_RUN = {
         {"seed": 1, "num_train": 200, "steps": 90},
         lambda results: risk_found(results, 0) > max(0.65, 0.05 + risk_found(results, 90)),
     ),
+    "11_learn_without_pairs": (
+        {"seed": 1, "num_train": 2000, "steps": 90},
+        lambda results: unpaired_rank(results, "back-translated") > 0.25,
+    ),
 }
 
 
@@ -104,11 +108,17 @@ def neighbours_gain(results: dict) -> float:
     """What pretraining without labels added to the accuracy of neighbours, by the mean over a picture."""
     curve = next(r["mean"] for r in results["records"] if r["task"] == "neighbours over epochs")
     return curve[-1] - curve[0]
-    ),
+
+
 def risk_found(results: dict, degrees: int) -> float:
     """AUROC of a model that saw copies alone, from a law turned by this angle."""
     key = (f"law turned by {degrees} degrees", "synthetic only")
     return next(r["auroc"] for r in results["records"] if (r["task"], r["method"]) == key)
+
+
+def unpaired_rank(results: dict, method: str) -> float:
+    """Rank correlation of glucose with what a method says from the X-ray, no pair seen."""
+    return next(r["rank"] for r in results["records"] if (r["method"], r["n"]) == (method, 0))
 
 
 NOTEBOOKS = sorted(path.stem for path in FOLDER.glob("[0-9][0-9]_*.py"))
