@@ -16,7 +16,7 @@ from torch.utils.data import TensorDataset
 from aion_lite.codecs.base import Codec, TokenSpec, as_cells
 from aion_lite.data.dataset import MultimodalDataset
 from aion_lite.evaluation import codebook_use, psnr, ssim
-from aion_lite.modalities import Category, Image, Spectrum, Table, Text, check_present
+from aion_lite.modalities import Category, Image, Modality, Spectrum, Table, Text, check_present
 from aion_lite.training import History, train
 
 
@@ -125,7 +125,7 @@ def rate_line(report: dict[str, float]) -> str:
 
 def measured_samples(codec: Codec, data: Any) -> tuple[Any, Tensor, Tensor | None]:
     """(values, present, weight or None), checked, of the samples with something measured."""
-    if not isinstance(codec, Codec):
+    if not isinstance(getattr(codec, "modality", None), Modality):  # a codec, or what wraps one
         raise TypeError(f"A codec is needed, got {type(codec).__name__}.")
     modality, present, weight = codec.modality, None, None
     if isinstance(data, MultimodalDataset):

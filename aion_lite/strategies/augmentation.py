@@ -191,6 +191,10 @@ class Augmented(nn.Module):
     def modality(self):
         return self.codec.modality
 
+    @property
+    def config(self):
+        return self.codec.config
+
     def hidden_matrices(self) -> list[nn.Parameter]:
         return self.codec.hidden_matrices() if hasattr(self.codec, "hidden_matrices") else []
 
