@@ -91,7 +91,8 @@ if not experiments or not set(experiments) <= EXPERIMENTS:
         f"experiments are {sorted(EXPERIMENTS)}, got {experiments}."
     )
 FULL = profile == "full"
-PRECISION = "bf16" if FULL and torch.cuda.is_available() else "no"
+ON_GPU = FULL and torch.cuda.is_available()
+FASTER = {"mixed_precision": "bf16", "compile": True} if ON_GPU else {}
 if FULL:
     torch.set_float32_matmul_precision("high")  # TF32 products on a GPU
 plt.style.use("style.mplstyle")
@@ -595,9 +596,9 @@ def tokens_in_the_transformer(seed: int) -> None:
                 ema=0.99,
                 validation=watched,
                 validate_every=100,
-                mixed_precision=PRECISION,
                 seed=seed,
                 progress=False,
+                **FASTER,
             )
             guess = model.predict(asked[:1000].select(["image"]), "class")
             right = guess.probabilities.argmax(1).cpu() == known

@@ -94,7 +94,8 @@ if not experiments or not set(experiments) <= EXPERIMENTS:
         f"experiments are {sorted(EXPERIMENTS)}, got {experiments}."
     )
 FULL = profile == "full"
-PRECISION = "bf16" if FULL and torch.cuda.is_available() else "no"
+ON_GPU = FULL and torch.cuda.is_available()
+FASTER = {"mixed_precision": "bf16", "compile": True} if ON_GPU else {}
 if FULL:
     torch.set_float32_matmul_precision("high")  # TF32 products on a GPU
 plt.style.use("style.mplstyle")
@@ -568,9 +569,9 @@ def fit(codecs, samples, seed: int, num_steps: int, turn: bool = FULL):
         ema=0.995 if FULL else 0.97,
         validation=None if watched is None else encode(codecs, watched),
         validate_every=250,
-        mixed_precision=PRECISION,
         seed=seed,
         progress=False,
+        **FASTER,
     )
     return model, history.seconds
 
