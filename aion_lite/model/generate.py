@@ -47,10 +47,12 @@ def generate(
     noise_BT = torch.rand(code_BT.shape, generator=generator, device=device)
     order_BA = noise_BT.masked_fill(~asked_T, 2.0).argsort(1)[:, :num_asked]  # random order, one a sample
     num_given = most_known(known_BT)
+    alike = bool((known_BT.sum(1) == num_given).all())  # then no place is filled up, and no mask is needed
     for step in range(min(num_steps, num_asked)):
         start, stop = (num_asked * s // min(num_steps, num_asked) for s in (step, step + 1))
         place_BI = known_places(known_BT, num_given + start)
-        context = model.encode(code_BT.gather(1, place_BI), place_BI, known_BT.gather(1, place_BI))
+        is_known_BI = None if alike else known_BT.gather(1, place_BI)
+        context = model.encode(code_BT.gather(1, place_BI), place_BI, is_known_BI)
         now_BO = order_BA[:, start:stop]
         h_BOD = model.decode(now_BO, torch.ones_like(now_BO, dtype=torch.bool), *context)
         drawn_BO = model.head.sample(h_BOD, model.book_T[now_BO], temperature, generator)

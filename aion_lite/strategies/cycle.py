@@ -119,7 +119,7 @@ class Unpaired(nn.Module):
     def seen(self, code_BI: Tensor, place_I: Tensor) -> tuple[Tensor, Tensor]:
         """Context of tokens that are all measured."""
         place_BI = place_I.expand(len(code_BI), -1)
-        return self.model.encode(code_BI, place_BI, torch.ones_like(place_BI, dtype=torch.bool))
+        return self.model.encode(code_BI, place_BI, None)
 
     def asked(self, context: tuple[Tensor, Tensor], code_BO: Tensor, place_O: Tensor) -> Tensor:
         """Mean loss of the codes of some places, drawn anew, given a context."""
@@ -138,7 +138,7 @@ class Unpaired(nn.Module):
         """(B, M) log-probability of each of M second sides given each of B first ones; tokens independent."""
         model = self.model if model is None else model
         place_BA, place_BC = (p.expand(len(code_BA), -1) for p in (self.places_A, self.places_C))
-        context = model.encode(code_BA, place_BA, torch.ones_like(place_BA, dtype=torch.bool))
+        context = model.encode(code_BA, place_BA, None)
         book_BC = model.book_T[place_BC]
         h_BCD = model.decode(place_BC, torch.ones_like(place_BC, dtype=torch.bool), *context)
         logp_BCK = model.head.flat(model.head.norm(h_BCD), book_BC)
@@ -218,7 +218,7 @@ class BackTranslation(Unpaired):
         place_BI, out_BO = place_I.expand(B, -1), torch.zeros(B, num_asked, dtype=torch.int64).to(code_BI)
         for i in range(rounds):
             start, stop = (num_asked * k // rounds for k in (i, i + 1))
-            context = model.encode(code_BI, place_BI, torch.ones_like(place_BI, dtype=torch.bool))
+            context = model.encode(code_BI, place_BI, None)
             now_BN = order_BO[:, start:stop]
             asked_BN = place_O[now_BN]
             h_BND = model.decode(asked_BN, torch.ones_like(asked_BN, dtype=torch.bool), *context)
