@@ -89,7 +89,9 @@ class Questions:
             self._spec(name)
         return generate(self, self._checked(inputs), targets, **kwargs)
 
-    def _encode_all(self, batch: TokenDataset, hidden_T: Tensor) -> tuple[Tensor, Tensor | None]:
+    def _encode_all(
+        self, batch: TokenDataset, hidden_T: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
         """Everything measured enters, except the places of ``hidden_T``; no mask where nothing is missing."""
         code_BI, place_BI, is_input_BI = self._measured(batch, hidden_T)
         return self.encode(code_BI, place_BI, None if is_input_BI.all() else is_input_BI)

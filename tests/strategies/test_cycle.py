@@ -81,8 +81,9 @@ def test_drawn_codes_follow_the_heads_law_and_lie_where_they_should():
     model, B = make(), 4000
     drawer = TokenDrawer(model)
     seen = tokens(1)
-    context = model._encode_all(model._checked({"age": seen["age"]}))
-    context = tuple(x.expand(B, *x.shape[1:]) for x in context)
+    context, mask = model._encode_all(model._checked({"age": seen["age"]}))
+    assert mask is None
+    context = context.expand(B, -1, -1), mask
     place = torch.tensor([0, 6]).expand(B, -1)  # an image token, and glucose
     h = model.decode(place, torch.ones_like(place, dtype=torch.bool), *context)
     torch.manual_seed(0)
