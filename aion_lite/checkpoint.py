@@ -80,6 +80,8 @@ class Run:
             settings, weights = state["settings"], state["module"]
         except Exception as error:
             reason = next(iter(str(error).splitlines()), type(error).__name__)
+            if "weights_only" in reason:  # torch's advice is to run what the file says
+                reason = "no checkpoint, or one with code in it"
             raise ValueError(f"{self.path} is damaged ({reason}): delete it to start over.") from None
         # Compared first, as a load that fails half way would leave the module half overwritten.
         shapes, ours = ({k: v.shape for k, v in w.items()} for w in (weights, self.module.state_dict()))

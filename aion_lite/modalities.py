@@ -61,10 +61,9 @@ class Modality:
         """
         x = _as_tensor(values, self)
         if not x.dtype.is_floating_point:
-            raise TypeError(
-                f"{self} needs floating-point values, got {x.dtype}: convert with .float(), "
-                f"or declare a Category if these are codes of classes."
-            )
+            how = "convert with .float(), or declare a Category if these are codes of classes"
+            how = how if self.shape == () else "convert with .float(), and into your unit"
+            raise TypeError(f"{self} needs floating-point values, got {x.dtype}: {how}.")
         return self._check_shape_and_finite(x.to(torch.float32), present)
 
     def _check_shape_and_finite(self, x: torch.Tensor, present: torch.Tensor | None) -> torch.Tensor:

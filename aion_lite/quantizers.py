@@ -33,8 +33,8 @@ class FiniteScalarQuantizer(nn.Module):
 
     def __init__(self, levels: Sequence[int], eps: float = 1e-3):
         super().__init__()
-        if not levels or any(int(level) != level or level < 3 for level in levels):
-            raise ValueError(f"FSQ levels must be integers of 3 or more, got {list(levels)}.")
+        if not isinstance(levels, Sequence) or not levels or any(int(n) != n or n < 3 for n in levels):
+            raise ValueError(f"FSQ levels must be a list of integers of 3 or more, got {levels!r}.")
         self.num_levels = tuple(int(level) for level in levels)
         self.codebook_size = math.prod(self.num_levels)
         if self.codebook_size > 2**53:

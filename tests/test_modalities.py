@@ -95,6 +95,7 @@ def test_category_codes_come_back_as_int64():
         (GLUCOSE, [90.0, 0.0], ValueError, "transform='log' and 1 values <= 0.*arcsinh"),
         (GLUCOSE, [[90.0]], ValueError, r"shape \(B\), got \(1, 1\)"),
         (GLUCOSE, 90.0, ValueError, r"shape \(B\), got \(\)"),
+        (Image("x", size=1), torch.zeros(1, 1, 1, 1).byte(), TypeError, r"uint8.*and into your unit"),
         (GLUCOSE, ["high"], TypeError, "numbers, got list"),
         (GLUCOSE, None, TypeError, "numbers, got NoneType"),
         (Image("xray", size=4), torch.zeros(2, 1, 4, 5), ValueError, r"\(B, 1, 4, 4\), got \(2, 1, 4, 5\)"),

@@ -121,7 +121,7 @@ def test_forward_gives_values_no_loss_and_the_share_of_codes_in_use():
 
 
 def test_finite_scalars_refuse_bad_input():
-    for levels in ([], [8, 2], [4.5, 4]):
+    for levels in ([], [8, 2], [4.5, 4], 5):
         with pytest.raises(ValueError, match="integers of 3 or more"):
             FiniteScalarQuantizer(levels)
     quantizer = FiniteScalarQuantizer([3, 3])

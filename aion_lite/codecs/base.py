@@ -170,13 +170,12 @@ class Codec(nn.Module, PyTorchModelHubMixin, library_name="aion_lite"):
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, **kwargs) -> Codec:
-        """Read config.json + model.safetensors from a local folder, or by the name of a hub repository (str).
+        """Read config.json + model.safetensors from a local folder, or from a hub repository ("owner/name").
 
         Raises FileNotFoundError or ValueError where a file is missing, cut short or not of this codec.
         """
         path = Path(folder)
-        # The name of a hub repository has two parts at most.
-        if isinstance(folder, Path) or path.is_absolute() or path.is_dir() or len(path.parts) > 2:
+        if isinstance(folder, Path) or path.is_absolute() or path.is_dir() or len(path.parts) != 2:
             for file in (path / "config.json", path / "model.safetensors"):
                 if not file.is_file():
                     raise FileNotFoundError(f"{file} is missing: give the folder save_pretrained wrote to.")

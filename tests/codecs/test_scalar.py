@@ -229,9 +229,10 @@ def test_a_config_of_no_codec_is_refused(tmp_path, config):
         ScalarCodec.from_pretrained(tmp_path)
 
 
-def test_a_long_path_that_is_not_there_is_no_name_of_a_hub_repository():
-    with pytest.raises(FileNotFoundError, match=r"runs/no/such/config\.json is missing"):
-        ScalarCodec.from_pretrained("runs/no/such")
+@pytest.mark.parametrize("name", ["runs/no/such", "nowhere"])
+def test_a_path_that_is_not_there_is_no_name_of_a_hub_repository(name):
+    with pytest.raises(FileNotFoundError, match=rf"{name}/config\.json is missing"):
+        ScalarCodec.from_pretrained(name)
 
 
 def test_a_save_that_fails_leaves_the_codec_that_was_there(tmp_path, monkeypatch):
