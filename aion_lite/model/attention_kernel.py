@@ -195,6 +195,7 @@ def attend(
     of each query's sum of exponentials (B, H, N).
     """
     q, kv = q.contiguous(), None if kv is None else kv.contiguous()
+    q_weight, k_weight = q_weight.contiguous(), k_weight.contiguous()
     views, mask, sizes, constants = _arguments(q, kv, mask, num_heads)
     B, N, D = views[0].shape
     out_BND, lse_BHN = q.new_empty(B, N, D), q.new_empty(B, num_heads, N, dtype=torch.float32)
@@ -219,6 +220,7 @@ def attend_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """Gradients of q, kv (empty if None) and both weights."""
     q, kv, grad = q.contiguous(), None if kv is None else kv.contiguous(), grad.contiguous()
+    q_weight, k_weight = q_weight.contiguous(), k_weight.contiguous()
     views, mask, sizes, constants = _arguments(q, kv, mask, num_heads)
     dq, dkv = torch.empty_like(q), None if kv is None else torch.empty_like(kv)
     (N, M), heads, E = sizes[:2], len(q) * num_heads, constants["E"]

@@ -84,6 +84,21 @@ def test_the_kernels_are_the_plain_path(monkeypatch, what):
 
 
 @interpreted
+@pytest.mark.parametrize("kind", ["strided", "none seen"])
+def test_the_kernels_are_the_plain_path_of_odd_inputs(monkeypatch, kind):
+    attention, x, mask, above = case(20, 70, 32, 2, "keys")
+    if kind == "strided":
+        for norm in (attention.q_norm, attention.k_norm):
+            norm.weight = torch.nn.Parameter(torch.randn(32)[::2])
+    else:
+        mask[0] = False
+    plain = results(attention, x, mask, above)
+    monkeypatch.setattr(fused, "serves", lambda x, width: True)
+    for ours, theirs in zip(results(attention, x, mask, above), plain, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5 * max(1.0, theirs.abs().max().item()))
+
+
+@interpreted
 def test_the_operators_of_the_plain_path_keep_torchs_rules():
     from aion_lite.model.attention_kernel import attend
 
