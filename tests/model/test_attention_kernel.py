@@ -145,3 +145,14 @@ def test_half_precision_is_as_near_to_full_as_torchs_own(monkeypatch, what, comp
     assert max(ours) < 0.03
     for mine, torchs in zip(ours, errors(), strict=True):
         assert mine < 1.3 * torchs + 1e-3
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2 or INTERPRETED, reason="needs two GPUs")
+def test_the_tensors_need_not_be_on_the_current_device():
+    ours = []
+    for device in ("cuda:0", "cuda:1"):
+        attention, x, mask, above = case(20, 37, 32, 2, "keys", device=device)
+        with torch.autocast("cuda", torch.bfloat16):
+            ours.append([part.cpu() for part in results(attention, x, mask, above)])
+    for zero, one in zip(*ours, strict=True):
+        torch.testing.assert_close(one, zero)
