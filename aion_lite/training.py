@@ -124,6 +124,10 @@ def train(
     _check_settings(lr, weight_decay, clip, warmup, ema, {**counts, "patience": patience})
     if not hasattr(module, "loss"):
         raise TypeError(f"Training needs a module with a method loss, got {type(module).__name__}.")
+    if compile and not hasattr(module, "compiled"):
+        raise TypeError(
+            f"compile=True is for modules with a context compiled(); {type(module).__name__} has none."
+        )
     # Numbers of numpy are refused by torch: as a seed, and as code in a checkpoint.
     lr, weight_decay, seed = float(lr), float(weight_decay), operator.index(seed)
     # Each run may choose its own device and precision, unless processes have been joined into a group.
@@ -210,7 +214,9 @@ def train(
             set_rate(optimizers, rate, lr * lr_share(step, steps, warmup))
             try:
                 loss, metrics = update(next(inputs))
-            except torch.OutOfMemoryError:
+            except RuntimeError as error:  # a CPU's comes without a class of its own
+                if not isinstance(error, torch.OutOfMemoryError) and "DefaultCPUAllocator" not in str(error):
+                    raise
                 raise MemoryError(
                     f"A batch of {batch_size} does not fit on {accelerator.device}: lower batch_size, the "
                     f"model's num_inputs or num_targets, or set mixed_precision='bf16'."

@@ -267,9 +267,10 @@ def test_a_loss_that_is_no_number_stops_the_run(factor):
         run(Broken(lambda loss: loss * factor), samples(), steps=20, log_every=5)
 
 
-def test_a_batch_that_does_not_fit_says_what_to_turn():
+@pytest.mark.parametrize("fails", [out_of_memory, lambda loss: torch.empty(2**60)], ids=["GPU", "CPU"])
+def test_a_batch_that_does_not_fit_says_what_to_turn(fails):
     with pytest.raises(MemoryError, match=r"batch of 8 does not fit on cpu: lower batch_size, .*num_inputs"):
-        run(Broken(out_of_memory), samples(), steps=20)
+        run(Broken(fails), samples(), steps=20)
 
 
 def nothing() -> dict[str, torch.Tensor]:

@@ -94,6 +94,8 @@ class CodecManager(nn.Module):
         ``data``: a data set, or, where that is larger than memory, its parts one after another. The store
         can be given to ``train``, and is read again by ``load_dataset``.
         """
+        if batch_size < 1:
+            raise ValueError(f"batch_size is a number of samples, 1 or more, got {batch_size}.")
         parts = iter([data] if isinstance(data, MultimodalDataset) else data)
         first = next(parts, None)
         if first is None:

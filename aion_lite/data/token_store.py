@@ -55,6 +55,9 @@ class TokenStore:
         if not path.is_file() or path.stat().st_size != about["bytes"]:
             raise ValueError(f"{path} is missing or cut short: copy the folder again, or encode again.")
         self._columns, self._end_row = _map_columns(path)
+        expected = {f"{kind}/{name}" for kind in ("tokens", "present") for name in self.vocab_sizes}
+        if not expected <= set(self._columns) or self._end_row[-1] != self.num_samples:
+            raise ValueError(f"{path} and {DESCRIPTION} are not of one store: copy the folder again.")
 
     @classmethod
     def write(
@@ -75,11 +78,11 @@ class TokenStore:
 
         Raises ValueError where a code lies outside its vocabulary, OSError where the folder can't be written.
         """
-        folder = Path(folder)
+        folder, read = Path(folder), _Read(batches)
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with TemporaryDirectory(dir=folder, prefix=".saving-") as part:
-                num_samples, checksums = _write_arrow(Path(part) / ARROW, batches, vocab_sizes)
+                num_samples, checksums = _write_arrow(Path(part) / ARROW, read, vocab_sizes)
                 about = {
                     "format": FORMAT, "num_samples": num_samples, "vocab_sizes": dict(vocab_sizes),
                     "made_by": dict(made_by or {}), "checksums": checksums,
@@ -90,6 +93,8 @@ class TokenStore:
                 for name in (ARROW, DESCRIPTION):
                     os.replace(Path(part) / name, folder / name)
         except OSError as error:
+            if error is read.error:
+                raise
             raise OSError(f"Can't write tokens to {folder} ({error}): choose another folder.") from None
         return cls(folder)
 
@@ -186,6 +191,21 @@ def _move(batch: TokenDataset, device: torch.device) -> TokenDataset:
     return batch.to(device)
 
 
+class _Read:
+    """Batches, and the error they ended with: a source that can't be read is no folder that can't be written
+    to."""
+
+    def __init__(self, batches: Iterable[TokenDataset]):
+        self.batches, self.error = batches, None
+
+    def __iter__(self) -> Iterator[TokenDataset]:
+        try:
+            yield from self.batches
+        except OSError as error:
+            self.error = error
+            raise
+
+
 class _Column:
     """One column of the file: where the values of each record batch begin, and how to take rows of them.
 
@@ -204,6 +224,8 @@ class _Column:
         size = 1 if self.is_bits else value_type.bit_width // 8
         values = [chunk.values if self.is_list else chunk for chunk in chunks]
         address = [v.buffers()[1].address - file.ctypes.data for v in values]
+        if min(address) < 0:  # no buffer in the file
+            raise IndexError("a column without values")
         self.begin = np.array(address) * 8 if self.is_bits else np.array(address) // size
         if not self.is_bits:
             numbers = np.frombuffer(file, value_type.to_pandas_dtype(), count=len(file) // size)
@@ -228,10 +250,10 @@ def _map_columns(path: Path) -> tuple[dict[str, _Column], np.ndarray]:
         mapped = mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ)
     try:
         chunks = [c for c in pa.ipc.open_stream(pa.py_buffer(mapped)) if len(c)]
-    except (pa.ArrowInvalid, OSError) as error:
+        file = np.frombuffer(mapped, np.uint8)  # keeps the map open
+        columns = {n: _Column(file, [c.column(n) for c in chunks]) for n in chunks[0].schema.names}
+    except (pa.ArrowException, OSError, UnicodeDecodeError, IndexError) as error:
         raise ValueError(f"{path} is damaged ({error}): copy the folder again, or encode again.") from None
-    file = np.frombuffer(mapped, np.uint8)  # keeps the map open
-    columns = {n: _Column(file, [c.column(n) for c in chunks]) for n in chunks[0].schema.names}
     return columns, np.cumsum([len(c) for c in chunks])
 
 

@@ -195,13 +195,15 @@ def attend(
     of each query's sum of exponentials (B, H, N).
     """
     q, kv = q.contiguous(), None if kv is None else kv.contiguous()
+    q_weight, k_weight = q_weight.contiguous(), k_weight.contiguous()
     views, mask, sizes, constants = _arguments(q, kv, mask, num_heads)
     B, N, D = views[0].shape
     out_BND, lse_BHN = q.new_empty(B, N, D), q.new_empty(B, num_heads, N, dtype=torch.float32)
     tiles = _tiles(FORWARD, *sizes[:2])
-    _forward[(B * num_heads, triton.cdiv(N, tiles["BLOCK_N"]))](
-        *views, q_weight, k_weight, mask, out_BND, lse_BHN, *sizes, **constants, **tiles
-    )
+    with torch.cuda.device_of(q):  # Triton launches on the current device, wherever the tensors are
+        _forward[(B * num_heads, triton.cdiv(N, tiles["BLOCK_N"]))](
+            *views, q_weight, k_weight, mask, out_BND, lse_BHN, *sizes, **constants, **tiles
+        )
     return out_BND, lse_BHN
 
 
@@ -219,6 +221,7 @@ def attend_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """Gradients of q, kv (empty if None) and both weights."""
     q, kv, grad = q.contiguous(), None if kv is None else kv.contiguous(), grad.contiguous()
+    q_weight, k_weight = q_weight.contiguous(), k_weight.contiguous()
     views, mask, sizes, constants = _arguments(q, kv, mask, num_heads)
     dq, dkv = torch.empty_like(q), None if kv is None else torch.empty_like(kv)
     (N, M), heads, E = sizes[:2], len(q) * num_heads, constants["E"]
@@ -229,12 +232,13 @@ def attend_backward(
     )
     delta, (dq_BND, dk_BMD, dv_BMD) = torch.empty_like(lse), _split(dq, dkv)
     inputs = (*views, q_weight, k_weight, mask)
-    _queries_backward[(heads, num_queries)](
-        *inputs, out, lse, grad, delta, dq_BND, dq_weight, *sizes, **constants, **of_queries
-    )
-    _keys_backward[(heads, num_keys)](
-        *inputs, lse, grad, delta, dk_BMD, dv_BMD, dk_weight, *sizes, **constants, **of_keys
-    )
+    with torch.cuda.device_of(q):
+        _queries_backward[(heads, num_queries)](
+            *inputs, out, lse, grad, delta, dq_BND, dq_weight, *sizes, **constants, **of_queries
+        )
+        _keys_backward[(heads, num_keys)](
+            *inputs, lse, grad, delta, dk_BMD, dv_BMD, dk_weight, *sizes, **constants, **of_keys
+        )
     return dq, q.new_empty(0) if dkv is None else dkv, dq_weight.sum(0), dk_weight.sum(0)
 
 

@@ -52,7 +52,7 @@ class Attention(nn.Module):
         self.k_norm = nn.LayerNorm(dim // num_heads, bias=False)
 
     def forward(self, x_BND: Tensor, context_BMD: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
-        """``mask``: bool, broadcastable to (B, H, N, M); True = may be seen."""
+        """``mask``: bool, broadcastable to (B, 1, N, M); True = may be seen."""
         B, N, D = x_BND.shape
         if context_BMD is None:  # one large product
             q_BND, kv = F.linear(x_BND, torch.cat([self.q.weight, self.kv.weight])), None

@@ -33,9 +33,9 @@ def generate(
         temperature: 1 samples the model's law, below 1 sharpens it, 0 takes the likeliest code (on a grid
             the likeliest value of each level in turn).
     """
-    if temperature < 0 or num_steps < 1:
+    if not 0 <= temperature < torch.inf or num_steps < 1:
         raise ValueError(
-            f"generate needs temperature >= 0 and num_steps >= 1, got {temperature} and {num_steps}."
+            f"generate needs a finite temperature >= 0 and num_steps >= 1, got {temperature} and {num_steps}."
         )
     device = model.modality_T.device
     code_BT, known_BT = model.flatten(inputs.tokens, inputs.present)

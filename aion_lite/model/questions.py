@@ -128,6 +128,8 @@ class Questions:
         return inputs
 
     def _batches(self, inputs: Tokens, batch_size: int) -> Iterator[TokenDataset]:
+        if batch_size < 1:
+            raise ValueError(f"batch_size is a number of samples, 1 or more, got {batch_size}.")
         inputs = self._checked(inputs)
         return (inputs[i : i + batch_size] for i in range(0, len(inputs), batch_size))
 

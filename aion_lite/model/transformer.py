@@ -212,7 +212,7 @@ class MultimodalTransformer(nn.Module, Questions):
             else:
                 mask = present.get(name, torch.ones_like(code, dtype=torch.bool))
                 mask = mask[:, None].expand_as(code) if mask.ndim == 1 else mask
-            codes.append(code.masked_fill(~mask, 0))
+            codes.append(code.long().masked_fill(~mask, 0))  # int64, as indices are
             masks.append(mask)
         return torch.cat(codes, 1), torch.cat(masks, 1)
 

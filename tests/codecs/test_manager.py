@@ -197,6 +197,9 @@ def test_the_arguments_of_a_codec_count_where_its_weights_are_the_same(tmp_path)
 def test_nothing_to_encode_is_refused(manager, tmp_path):
     with pytest.raises(ValueError, match="no data set to encode"):
         manager.encode_dataset([], tmp_path)
+    for none in (0, -1):
+        with pytest.raises(ValueError, match="batch_size is a number of samples, 1 or more"):
+            manager.encode_dataset(one_more(), tmp_path, batch_size=none)
     with pytest.raises(ValueError, match="No codec for 'redshift'"):
         manager.encode_dataset(one_more(), tmp_path)
 

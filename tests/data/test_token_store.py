@@ -302,7 +302,7 @@ def test_a_damaged_description_or_file_says_so(tmp_path):
     batch = TokenDataset({"x": torch.arange(2000).reshape(1000, 2) % 50})
     TokenStore.write(tmp_path / "store", [batch], {"x": 50})
     arrow, about = tmp_path / "store" / "tokens.arrow", tmp_path / "store" / "tokens.json"
-    whole = arrow.read_bytes()
+    whole, description = arrow.read_bytes(), json.loads(about.read_text())
     arrow.write_bytes(b"\xff" * 200 + whole[200:])
     with pytest.raises(ValueError, match=r"tokens.arrow is damaged .*: copy the folder again"):
         TokenStore(tmp_path / "store")
@@ -310,3 +310,32 @@ def test_a_damaged_description_or_file_says_so(tmp_path):
     about.write_text('{"format": 1}')
     with pytest.raises(ValueError, match="is not of format 1"):
         TokenStore(tmp_path / "store")
+    about.write_text(json.dumps({**description, "num_samples": 999}))
+    with pytest.raises(ValueError, match=r"tokens.arrow and tokens.json are not of one store"):
+        TokenStore(tmp_path / "store")
+    about.write_text(json.dumps({**description, "vocab_sizes": {"y": 50}}))
+    with pytest.raises(ValueError, match=r"tokens.arrow and tokens.json are not of one store"):
+        TokenStore(tmp_path / "store")
+
+
+def test_a_file_damaged_anywhere_is_refused_in_a_sentence_or_read(tmp_path):
+    TokenStore.write(tmp_path, [TOKENS], VOCAB_SIZES)
+    arrow = tmp_path / "tokens.arrow"
+    whole, refused = arrow.read_bytes(), 0
+    for start in range(0, len(whole), 24):
+        arrow.write_bytes((whole[:start] + b"\xff" * 8 + whole[start + 8 :])[: len(whole)])
+        try:
+            TokenStore(tmp_path)[:]
+        except ValueError as error:
+            assert "copy the folder again" in str(error)
+            refused += 1
+    assert refused > 10
+
+
+def test_a_source_that_cant_be_read_is_not_called_a_folder_that_cant_be_written(tmp_path):
+    def source():
+        yield TOKENS[:5]
+        raise FileNotFoundError("images.fits is gone")
+
+    with pytest.raises(FileNotFoundError, match=r"^images.fits is gone$"):
+        TokenStore.write(tmp_path, source(), VOCAB_SIZES)

@@ -84,6 +84,21 @@ def test_the_kernels_are_the_plain_path(monkeypatch, what):
 
 
 @interpreted
+@pytest.mark.parametrize("kind", ["strided", "none seen"])
+def test_the_kernels_are_the_plain_path_of_odd_inputs(monkeypatch, kind):
+    attention, x, mask, above = case(20, 70, 32, 2, "keys")
+    if kind == "strided":
+        for norm in (attention.q_norm, attention.k_norm):
+            norm.weight = torch.nn.Parameter(torch.randn(32)[::2])
+    else:
+        mask[0] = False
+    plain = results(attention, x, mask, above)
+    monkeypatch.setattr(fused, "serves", lambda x, width: True)
+    for ours, theirs in zip(results(attention, x, mask, above), plain, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5 * max(1.0, theirs.abs().max().item()))
+
+
+@interpreted
 def test_the_operators_of_the_plain_path_keep_torchs_rules():
     from aion_lite.model.attention_kernel import attend
 
@@ -130,3 +145,14 @@ def test_half_precision_is_as_near_to_full_as_torchs_own(monkeypatch, what, comp
     assert max(ours) < 0.03
     for mine, torchs in zip(ours, errors(), strict=True):
         assert mine < 1.3 * torchs + 1e-3
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2 or INTERPRETED, reason="needs two GPUs")
+def test_the_tensors_need_not_be_on_the_current_device():
+    ours = []
+    for device in ("cuda:0", "cuda:1"):
+        attention, x, mask, above = case(20, 37, 32, 2, "keys", device=device)
+        with torch.autocast("cuda", torch.bfloat16):
+            ours.append([part.cpu() for part in results(attention, x, mask, above)])
+    for zero, one in zip(*ours, strict=True):
+        torch.testing.assert_close(one, zero)

@@ -70,3 +70,12 @@ def test_checkpointing_changes_memory_and_no_number():
         history = train(ours, tokens(), steps=3, batch_size=8, log_every=1, progress=False, device="cpu")
         losses.append([r["loss"] for r in history.records])
     assert losses[0] == losses[1]
+
+
+def test_what_names_no_parts_to_compile_is_refused():
+    class Line(torch.nn.Linear):
+        def loss(self, x):
+            return self(x).square().mean(), {}
+
+    with pytest.raises(TypeError, match=r"modules with a context compiled\(\); Line has none"):
+        train(Line(1, 1), torch.ones(3, 1), steps=1, compile=True, progress=False, device="cpu")

@@ -132,7 +132,9 @@ def test_inputs_are_left_alone():
     assert all(torch.equal(x.tokens[n], before[n]) for n in before)
 
 
-@pytest.mark.parametrize("kwargs", [{"temperature": -1.0}, {"num_steps": 0}])
+@pytest.mark.parametrize(
+    "kwargs", [{"temperature": -1.0}, {"temperature": np.nan}, {"temperature": np.inf}, {"num_steps": 0}]
+)
 def test_bad_settings_are_refused(kwargs):
-    with pytest.raises(ValueError, match="temperature >= 0 and num_steps >= 1"):
+    with pytest.raises(ValueError, match="finite temperature >= 0 and num_steps >= 1"):
         generate(tokens(2), "x", **kwargs)

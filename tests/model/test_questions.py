@@ -175,6 +175,26 @@ def test_a_model_of_tables_is_saved_whole(model, tmp_path):
         assert mine.values is None or torch.equal(mine.values, theirs.values)
 
 
+@pytest.mark.parametrize("batch_size", [0, -1])
+def test_a_batch_without_samples_is_refused(model, batch_size):
+    for ask in (model.predict, model.log_prob):
+        with pytest.raises(ValueError, match="batch_size is a number of samples, 1 or more"):
+            ask(tokens(), "age", batch_size=batch_size)
+    with pytest.raises(ValueError, match="batch_size"):
+        model.embed(tokens(), batch_size=batch_size)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int32, torch.uint16], ids=str)
+def test_codes_of_any_integers_are_those_of_int64(model, dtype):
+    x, narrow = tokens(), {name: code.to(dtype) for name, code in tokens().items()}
+    assert torch.equal(model.log_prob(narrow, "image"), model.log_prob(x, "image"))
+    drawn, loss = [], []
+    for given in (narrow, x):
+        drawn.append(model.generate(given, "image", generator=torch.Generator().manual_seed(0)))
+        loss.append(model.loss(given, generator=torch.Generator().manual_seed(0))[0])
+    assert torch.equal(*(d.tokens["image"] for d in drawn)) and torch.equal(*loss)
+
+
 @pytest.mark.parametrize("embedding", ["value", "table"])
 def test_it_learns_that_one_column_is_a_function_of_another(embedding):
     labs = tokens(256)["labs"]
