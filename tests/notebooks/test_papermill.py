@@ -48,7 +48,7 @@ SECOND_RUN = {
         lambda results: risk_found(results, 0) > max(0.65, 0.05 + risk_found(results, 90)),
     ),
     "11_learn_without_pairs": (
-        {"seed": 1, "num_train": 2000, "steps": 90},
+        {"seed": 1, "num_train": 2000, "steps": 120},
         lambda results: unpaired_rank(results, "back-translated") > 0.25,
     ),
 }
