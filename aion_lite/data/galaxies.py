@@ -57,8 +57,9 @@ def load_galaxies(split: str = "train") -> MultimodalDataset:
     spectrum, ``g_err`` ... (mag, 1 sigma; NaN where absent), and the truth: ``true_g`` ... (mag),
     ``bulge_fraction``, ``radius`` (arcsec, half-light, of the disc) and ``radius_kpc``, ``axis_ratio``,
     ``position_angle`` (radians), ``age`` (Gyr, mass-weighted), ``log_ssfr`` (log10 of star formation a year
-    over the mass in stars; -14 stands for less, a third of them), ``log_mass_formed``, ``alpha``, ``beta``, ``tau`` (Gyr) of the star
-    formation, ``metallicity`` (suns), ``dust`` (A_V, mag), ``velocity_dispersion`` (km/s), ``spectrum_snr``.
+    over the mass in stars; -14, a third of them, stands for less), ``log_mass_formed``, ``alpha``, ``beta``,
+    ``tau`` (Gyr) of the star formation, ``metallicity`` (suns), ``dust`` (A_V, mag), ``velocity_dispersion``
+    (km/s), ``spectrum_snr``.
 
     A model that does well here knows this law; it proves nothing about real galaxies.
 
