@@ -112,6 +112,8 @@ class AugmentedImageDataset(Dataset):
 
     def _load_image(self, index: int) -> Tensor:
         image = torch.as_tensor(np.asarray(self.images[index]))
+        if image.ndim != 3:
+            raise ValueError(f"An image has shape (C, H, W), image {index} has {tuple(image.shape)}.")
         return image.float() / 255 if image.dtype == torch.uint8 else image.float()
 
 

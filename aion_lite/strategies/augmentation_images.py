@@ -91,7 +91,7 @@ def augment_images(
     Raises ValueError where a transform changes the target (``CHANGES_LABEL``) or an argument is out of range.
     """
     names = chosen(transforms, IMAGE_TRANSFORMS, target, allow)
-    _check_images(x, weight)
+    _check_images(x, weight, present)
     if check_strength(strength) == 0:
         return given(x, present, weight)
     geometry = draw_geometry(x, strength, names, generator)
@@ -239,6 +239,7 @@ def _augmented(
     if weight is not None:
         gain = light.factors[:, 0] * light.factors[:, 1]
         moved = erase(move_pixels(weight, geometry), light) / gain.square()[:, None, None, None]
+        moved = moved.to(weight.dtype)
         weight = moved if present is None else torch.where(mask, moved, 0.0)
     return given(y, present, weight)
 
@@ -272,7 +273,7 @@ def _along(start: Tensor, length: Tensor, n: int) -> Tensor:
     return start[:, None] + at.clamp_min(0.0).minimum(length[:, None] - 1)
 
 
-def _check_images(x: Tensor, weight: Tensor | None) -> None:
+def _check_images(x: Tensor, weight: Tensor | None, present: Tensor | None = None) -> None:
     if x.ndim != 4 or not x.dtype.is_floating_point:
         raise ValueError(
             f"Images are floats of shape (B, C, H, W), got {x.dtype} {tuple(x.shape)}: convert uint8 with "
@@ -280,3 +281,10 @@ def _check_images(x: Tensor, weight: Tensor | None) -> None:
         )
     if weight is not None and weight.shape != x.shape:
         raise ValueError(f"weight needs the images' shape {tuple(x.shape)}, got {tuple(weight.shape)}.")
+    if present is not None and (
+        present.shape not in (x.shape[:1], x.shape[:2]) or present.dtype != torch.bool
+    ):
+        raise ValueError(
+            f"present is bool of shape {tuple(x.shape[:1])} or {tuple(x.shape[:2])}, got {present.dtype} "
+            f"{tuple(present.shape)}."
+        )

@@ -84,7 +84,7 @@ def time_warp(
     its integral, scaled to end at the last step, says where each step is read. (Multiplying the times of
     knots by N(1, sigma), as often seen, runs backwards in most draws at sigma 0.3.) sigma 0: no change.
     """
-    _check(sigma >= 0, f"sigma is 0 or more, got {sigma}.")
+    _check(0 <= sigma <= 10, f"sigma lies in 0 to 10, got {sigma}.")
     if sigma == 0 or x.shape[-1] < 3:
         return given(x, present, weight)
     y, mask, w = _batched(x, present, weight)
@@ -137,11 +137,12 @@ def jitter(
     y, mask, w = _batched(x, present, weight)
     seen = torch.ones_like(y, dtype=torch.bool) if mask is None else mask.expand_as(y)
     count = seen.sum(-1, keepdim=True).clamp_min(1)
-    y = torch.where(seen, y, 0.0)
+    noise = normal(y.shape, y, generator)
+    y = y.to(noise.dtype)  # in float16 the squares would overflow
     mean = y.sum(-1, keepdim=True) / count
     variance = torch.where(seen, y - mean, 0.0).square().sum(-1, keepdim=True) / count * sigma**2
-    y = torch.where(seen, y + normal(y.shape, y, generator).to(y.dtype) * variance.sqrt(), 0.0)
-    return _restored(x, present, weight, y, mask, w if w is None else w / (1 + w * variance))
+    y = torch.where(seen, y + noise * variance.sqrt(), 0.0).to(x.dtype)
+    return _restored(x, present, weight, y, mask, w if w is None else (w / (1 + w * variance)).to(w.dtype))
 
 
 def window_slice(
@@ -221,7 +222,7 @@ def augment_spectrum(
         if "noise" in names:
             share = s * uniform((len(y), 1, 1), y, generator)
             noise = normal(y.shape, y, generator) * share * w.clamp_min(torch.finfo(w.dtype).tiny).rsqrt()
-            y, w = torch.where(w > 0, y + noise.to(y.dtype), y), w / (1 + share.square())
+            y, w = torch.where(w > 0, y + noise.to(y.dtype), y), (w / (1 + share.square())).to(w.dtype)
         if "dropout" in names:
             rate = 0.1 * s * uniform((len(y), 1, 1), y, generator)
             mask = mask & (uniform(y.shape, y, generator) >= rate)
@@ -250,20 +251,19 @@ def _read_at(y: Tensor, mask: Tensor | None, weight: Tensor | None, at: Tensor) 
         index = low.expand_as(t)
         return t.gather(-1, index), t.gather(-1, index + 1)
 
-    y = y if mask is None else torch.where(mask, y, 0.0)
     a, b = read(y)
     out, w = torch.lerp(a, b, share), None
     if weight is not None:
-        w = torch.lerp(*read(weight), share)
+        w = torch.lerp(*read(weight), share.to(weight.dtype))
     if mask is not None and mask.shape[-1] > 1:
         left, right = read(mask)
         mask = (left | (share == 1)) & (right | (share == 0))
         out = torch.where(mask, out, 0.0)
+        w = None if w is None else torch.where(mask, w, 0.0)
     return out, mask, w
 
 
 def _times(y: Tensor, mask: Tensor | None, weight: Tensor | None, gain: Tensor) -> tuple:
-    y = y if mask is None else torch.where(mask, y, 0.0)
     weight = weight if weight is None else (weight / gain.square()).to(weight.dtype)
     return (y * gain).to(y.dtype), mask, weight
 
@@ -285,6 +285,8 @@ def _batched(x: Tensor, present: Tensor | None, weight: Tensor | None) -> tuple:
         )
         whole = present.shape == x.shape
         present = present.reshape(y.shape if whole else (-1, 1, 1))
+        y = torch.where(present, y, 0.0)
+        weight = None if weight is None else torch.where(present, weight, 0.0)
     return y, present, weight
 
 

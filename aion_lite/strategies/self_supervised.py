@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -87,6 +88,8 @@ def pretrain(
     if len(x) < 8:
         raise ValueError(f"Pretraining compares samples with each other and needs 8 or more, got {len(x)}.")
     batch_size = min(batch_size, len(x))
+    if batch_size == 1:
+        raise ValueError("In a batch of one there is nothing to compare: make batch_size 2 or more.")
     if norm == "split":
         if batch_size < 2 * splits:
             raise ValueError(
@@ -163,17 +166,27 @@ def knn_accuracy(
     Args:
         features, test_features: (B, ...), flattened; so raw pixels are features too.
         labels, test_labels: (B,) classes.
-        metric: "cosine", or another of scikit-learn's.
+        metric: "cosine" or "euclidean".
 
-    Raises ValueError where there are fewer labelled samples than k.
+    Computed where the features are. Raises ValueError where there are fewer labelled samples than k.
     """
-    from sklearn.neighbors import KNeighborsClassifier
-
-    a, y, b, z = (torch.as_tensor(t).detach().cpu() for t in (features, labels, test_features, test_labels))
+    a, b = (torch.as_tensor(t).detach().flatten(1) for t in (features, test_features))
+    y, z = (torch.as_tensor(t).to(a.device) for t in (labels, test_labels))
+    if len(y) != len(a) or len(z) != len(b):
+        raise ValueError(f"Got {len(a)} and {len(b)} features, but {len(y)} and {len(z)} labels.")
     if not 1 <= k <= len(a):
         raise ValueError(f"Of {len(a)} labelled samples {k} can't be the nearest: choose another k.")
-    neighbours = KNeighborsClassifier(k, metric=metric).fit(a.flatten(1).numpy(), y.numpy())
-    return float(neighbours.score(b.flatten(1).numpy(), z.numpy()))
+    if metric not in ("cosine", "euclidean"):
+        raise ValueError(f"metric is 'cosine' or 'euclidean', got {metric!r}.")
+    # On a GPU in float64, as products in TF32 would mix up neighbours.
+    a, b = (t.to(a.device, torch.float64 if a.is_cuda else torch.float32) for t in (a, b))
+    half = a.square().sum(1) / 2  # |b - a|**2 = |b|**2 - 2 (b a - |a|**2 / 2)
+    if metric == "cosine":
+        a, b, half = F.normalize(a, dim=1), F.normalize(b, dim=1), 0.0
+    classes, y = y.unique(return_inverse=True)
+    votes = F.one_hot(y, len(classes))
+    guess = [votes[(part @ a.T - half).topk(k).indices].sum(1).argmax(1) for part in b.split(2000)]
+    return float((classes[torch.cat(guess)] == z).double().mean())
 
 
 def _check_settings(method: str, norm: str, temperature: float, momentum: float, smallest: int) -> None:

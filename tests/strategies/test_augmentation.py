@@ -16,6 +16,7 @@ from aion_lite.codecs import CategoryCodec, ImageCodec, SpectrumCodec, TimeSerie
 from aion_lite.data import MultimodalDataset
 from aion_lite.modalities import Category, Image, Spectrum, Text, TimeSeries
 from aion_lite.strategies.augmentation import (
+    SERIES_TRANSFORMS,
     Augmented,
     AugmentedImageDataset,
     augment_images,
@@ -24,10 +25,16 @@ from aion_lite.strategies.augmentation import (
     augment_timeseries,
     augmented_copies,
     image_pipeline,
+    jitter,
+    time_warp,
 )
 from aion_lite.training import evaluate_loss, train
 
 SMALL = {"width": 8, "depth": 1, "encoder_depth": 1, "levels": (5, 4, 3), "patch": 4}
+
+
+def gen(seed=0):
+    return torch.Generator().manual_seed(seed)
 
 
 def draw(*shape, seed=0):
@@ -261,3 +268,48 @@ def test_copies_need_names_that_are_there():
     with pytest.raises(ValueError, match="would change the rate"):
         augmented_copies(data, {"ecg": partial(augment_timeseries, target="rate")}, 1)
     assert len(augmented_copies(data, {}, 0)) == len(data) and math.isfinite(float(data.values["ecg"].sum()))
+
+
+def test_an_image_without_channels_is_refused():
+    with pytest.raises(ValueError, match=r"An image has shape \(C, H, W\), image 1 has \(8, 8\)"):
+        AugmentedImageDataset(torch.rand(3, 8, 8))[1]
+
+
+# What users bring
+
+
+@pytest.mark.parametrize("name", SERIES_TRANSFORMS)
+def test_a_gap_of_nan_comes_back_as_0_whether_or_not_a_sample_was_changed(name):
+    x = draw(40, 2, 30)
+    x[:, :, 10:15] = torch.nan
+    present = ~x.isnan()
+    weight = torch.where(present, 1.0, torch.nan)
+    out, seen, w = augment_timeseries(
+        x, 2.0, transforms=name, p=0.5, present=present, weight=weight, generator=gen()
+    )
+    assert out.isfinite().all() and w.isfinite().all()
+    assert (out[~seen] == 0).all() and (w[~seen] == 0).all() and (~seen).any()
+    same = (seen == present).all((1, 2)) & (torch.where(present, x, 0) == out).all((1, 2))
+    assert 0 < same.sum() < 40 or name == "permutation"
+
+
+def test_noise_of_half_precision_series_does_not_overflow():
+    x = (1000 * draw(8, 2, 500)).half()
+    out, w = jitter(x, 0.1, weight=torch.ones_like(x), generator=gen())
+    assert out.dtype == w.dtype == torch.float16
+    spread = (out.double() - x.double()).std() / x.double().std()
+    assert spread.item() == pytest.approx(0.1, rel=0.1)
+
+
+def test_weights_keep_a_precision_of_their_own():
+    x, weight = draw(8, 2, 30), torch.ones(8, 2, 30, dtype=torch.float64)
+    out, w = augment_timeseries(x, transforms=SERIES_TRANSFORMS, p=0.9, weight=weight, generator=gen())
+    assert (out.dtype, w.dtype) == (torch.float32, torch.float64)
+    flux = x[:, 0].half()
+    _, _, w = augment_spectrum(flux, torch.ones_like(flux), generator=gen())
+    assert w.dtype == torch.float16
+
+
+def test_a_warp_beyond_all_numbers_is_refused():
+    with pytest.raises(ValueError, match="sigma lies in 0 to 10"):
+        time_warp(draw(2, 3, 50), 1e3)

@@ -286,3 +286,17 @@ def test_what_changes_the_target_may_be_left_out_or_allowed():
 
 
 A_PROPERTIES = ("amplitude", "orientation", "position", "rate", "size")
+
+
+@pytest.mark.parametrize(
+    "present", [torch.ones(3, dtype=torch.bool), torch.ones(4, 3, dtype=torch.bool), torch.ones(4)]
+)
+def test_presence_of_other_images_is_refused(present):
+    with pytest.raises(ValueError, match="present is bool of shape"):
+        augment_images(torch.rand(4, 2, 8, 8), present=present)
+
+
+def test_weights_of_half_precision_stay_so():
+    x = torch.rand(4, 1, 8, 8).half()
+    out, weight = augment_images(x, weight=torch.ones_like(x))
+    assert out.dtype == weight.dtype == torch.float16

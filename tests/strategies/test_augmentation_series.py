@@ -277,7 +277,7 @@ def test_a_warp_changes_a_rate_and_a_scale_does_not(beats):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda x: time_warp(x, -1), "sigma is 0 or more, got -1"),
+        (lambda x: time_warp(x, -1), "sigma lies in 0 to 10, got -1"),
         (lambda x: time_warp(x, waves=0), "waves is 1 or more"),
         (lambda x: scaling(x, 1.5), "spread lies in 0 to 1"),
         (lambda x: window_slice(x, 0), "share lies above 0"),

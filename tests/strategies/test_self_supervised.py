@@ -234,6 +234,19 @@ def test_knn_accuracy_is_scikit_learns(metric):
     assert 0.4 < expected < 1
 
 
+def test_neighbours_of_a_zero_vector_are_scikit_learns():
+    x, y = draw(40, 3), torch.arange(40) % 2
+    x[::2] = 0  # of no direction: at distance 1 from all
+    u = draw(30, 3, seed=1)
+    model = KNeighborsClassifier(1, metric="cosine").fit(x, y)
+    expected = accuracy_score(torch.ones(30), model.predict(u))
+    assert knn_accuracy(x, y, u, torch.ones(30), k=1) == pytest.approx(expected)
+    with pytest.raises(ValueError, match="metric is"):
+        knn_accuracy(x, y, u, torch.ones(30), metric="manhattan")
+    with pytest.raises(ValueError, match="40 and 30 features, but 39 and 30 labels"):
+        knn_accuracy(x, y[1:], u, torch.ones(30))
+
+
 # At the door
 
 
@@ -246,6 +259,7 @@ def test_knn_accuracy_is_scikit_learns(metric):
         ({"momentum": 1.0}, r"momentum in \[0, 1\)"),
         ({"queue_size": 0}, "queue_size, dim and splits of 1"),
         ({"splits": 0}, "queue_size, dim and splits of 1"),
+        ({"batch_size": 1}, "In a batch of one there is nothing to compare"),
         ({"splits": 5}, "A batch of 8 can't be split into 5 groups"),
         ({"augment": lambda x, present: (x[:, :, 1:], present)}, "views must be of the same kind"),
         ({"augment": lambda x, present: (x.double(), present)}, "views must be of the same kind"),
