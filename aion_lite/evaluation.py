@@ -201,6 +201,17 @@ def read_results(path: str | Path):
     return content, pd.DataFrame(content.pop("records"))
 
 
+def stored_or_run(path: str | Path, run: Any, full: bool) -> tuple[Any, str]:
+    """(records, words for what made them): those of the full run stored at ``path``, or ``run`` itself.
+
+    ``run`` it is where it is a full run, or where none is stored.
+    """
+    if full or not Path(path).exists():
+        return run, "this run, made with the parameters above"
+    settings, stored = read_results(path)
+    return stored, f"the stored full run ({made_on(settings)})"
+
+
 def merge_results(paths: Sequence[str | Path], out: str | Path) -> Path:
     """One file from runs of one notebook that were split over seeds, methods or tasks.
 

@@ -557,11 +557,7 @@ if output_dir:
 # %%
 run = pd.DataFrame(records)
 where = Path("results/05_start_from_pretrained.json")
-if FULL or not where.exists():
-    stored, made_by = run, "this run, made with the parameters above"
-else:
-    settings, stored = evaluation.read_results(where)
-    made_by = f"the stored full run ({evaluation.made_on(settings)})"
+stored, made_by = evaluation.stored_or_run(where, run, FULL)
 print(f"The figures and tables below show {made_by},")
 print(f"{stored.seed.nunique()} seed(s).")
 

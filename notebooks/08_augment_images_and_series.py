@@ -814,11 +814,7 @@ if output_dir:  # before anything is drawn, so that nothing computed is lost
 
 # %% tags=["hide-input"]
 where = Path("results/08_augment_images_and_series.json")
-if FULL or not where.exists():
-    stored, made_by = run, "this run, made with the parameters above"
-else:
-    settings, stored = evaluation.read_results(where)
-    made_by = f"the stored full run ({evaluation.made_on(settings)})"
+stored, made_by = evaluation.stored_or_run(where, run, FULL)
 print("The figures and tables below show", made_by + ".")
 NOTHING = (
     "There is no such comparison: not stored yet, and not made in this run."

@@ -575,11 +575,7 @@ def keep_results(summary: str) -> None:
 if output_dir:  # before anything is drawn, so that nothing computed is lost
     keep_results(f"{len(records)} scores")
 where = Path("results/10_move_from_synthetic_to_real.json")
-if FULL or not where.exists():
-    stored, made_by = run, "this run, made with the parameters above"
-else:
-    settings, stored = evaluation.read_results(where)
-    made_by = f"the stored full run ({evaluation.made_on(settings)})"
+stored, made_by = evaluation.stored_or_run(where, run, FULL)
 print("The figures and tables below show", made_by + ".")
 
 

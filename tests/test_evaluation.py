@@ -205,3 +205,15 @@ def test_codebook_use_is_scipys_entropy(codes):
 def test_codebook_use_refuses_what_are_no_codes(codes):
     with pytest.raises(ValueError, match=r"codes in 0\.\.9"):
         evaluation.codebook_use(codes, 10)
+
+
+def test_a_page_shows_the_stored_run_unless_it_is_a_full_run_itself(tmp_path):
+    path, run = tmp_path / "stored.json", [{"task": "t", "score": 1.0}]
+    assert evaluation.stored_or_run(path, run, full=False) == (
+        run, "this run, made with the parameters above"
+    )  # fmt: skip
+    evaluation.write_results(path, "one score", run)
+    stored, made_by = evaluation.stored_or_run(path, [], full=False)
+    assert stored.to_dict("records") == run
+    assert made_by.startswith("the stored full run (") and "commit" in made_by
+    assert evaluation.stored_or_run(path, run, full=True)[0] is run

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import copy
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -34,7 +35,7 @@ from aion_lite.training import History, train
 Named = Mapping[str, Tensor]
 
 
-class Unpaired(nn.Module):
+class Unpaired(nn.Module, ABC):
     """What both ways share: two sides of a model, and the pairs there are.
 
     Args:
@@ -113,8 +114,9 @@ class Unpaired(nn.Module):
             metrics["pairs"] = forth.detach()
         return loss, metrics
 
+    @abstractmethod
     def unpaired(self, code_BA: Tensor, code_BC: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        raise NotImplementedError("Use BackTranslation or CycleConsistency.")
+        """Loss and metrics of codes of the two sides, of samples that have nothing to do with each other."""
 
     def seen(self, code_BI: Tensor, place_I: Tensor) -> tuple[Tensor, Tensor]:
         """Context of tokens that are all measured."""
