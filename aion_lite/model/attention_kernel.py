@@ -14,7 +14,7 @@ from torch import Tensor
 
 # Queries and keys at a time, warps, stages of the pipeline: measured on an H100 at 128 and 256 of either.
 FORWARD = (64, 64, 4, 2)
-QUERIES_BACKWARD = (64, 64, 4, 2)
+QUERIES_BACKWARD = (64, 64, 4, 3)
 KEYS_BACKWARD = (64, 64, 4, 2)
 EPS = 1e-5  # of the layer norms, as torch has it
 
