@@ -589,7 +589,7 @@ def tokens_in_the_transformer(seed: int) -> None:
             history = train(
                 model,
                 tokens,
-                steps=steps_of(2000),
+                steps=steps_of(600),
                 batch_size=min(128, n),
                 lr=lr,
                 optimizer="adamw",

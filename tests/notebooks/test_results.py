@@ -102,3 +102,41 @@ def test_which_of_codec_and_opponent_wins_is_as_the_page_says(series, task, n, s
 def test_weighing_by_inverse_variance_finds_more_of_the_law(series):
     r2 = by_seed_of(series, "noise", 3000)
     assert paired_difference(r2["weighted"], r2["all pixels alike"])[1] > 0.1
+
+
+@pytest.fixture(scope="module")
+def pretrained():
+    settings, records = read_results(FOLDER / "results" / "05_start_from_pretrained.json")
+    assert "H100" in settings["device"] and len(settings["commit"]) == 40
+    seeds = records.groupby(["task", "method", "n"]).seed.apply(sorted)
+    assert all(s == [0, 1, 2, 3, 4] for s in seeds)
+    return records
+
+
+def scores(records, task: str, n: int, metric: str):
+    rows = records[(records.task == task) & (records.n == n)]
+    return rows.pivot(index="seed", columns="method", values=metric)
+
+
+@pytest.mark.parametrize("n", [50, 200, 1000, 3000, 10_000])
+def test_frozen_features_cost_images_in_reconstruction(pretrained, n):
+    r2 = scores(pretrained, "reconstruction", n, "r2")
+    assert paired_difference(r2["scratch"], r2.drop(columns="scratch").max(axis=1))[1] > 0
+    lost = scores(pretrained, "reconstruction", n, "r2_known") - r2
+    assert paired_difference(lost["pretrained"], lost["scratch"])[1] > 0
+
+
+@pytest.mark.parametrize("n", [1000, 3000, 10_000])
+def test_features_of_photographs_tell_clothes_apart_better_than_pixels_or_chance_weights(pretrained, n):
+    accuracy = scores(pretrained, "probe", n, "accuracy")
+    assert len(accuracy.columns) == 5
+    rivals = accuracy.drop(columns="pretrained").max(axis=1)
+    assert paired_difference(accuracy["pretrained"], rivals)[1] > 0
+
+
+@pytest.mark.parametrize("n", [50, 200, 1000])
+def test_no_token_of_a_wrists_motion_reaches_the_raw_signal(pretrained, n):
+    accuracy = scores(pretrained, "series probe", n, "accuracy")
+    assert paired_difference(accuracy["signal"], accuracy.drop(columns="signal").max(axis=1))[1] > 0
+    r2 = scores(pretrained, "series reconstruction", n, "r2")
+    assert paired_difference(r2["scratch"], r2["pretrained"])[1] > 0
