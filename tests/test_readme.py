@@ -1,5 +1,6 @@
 """The code in the README runs as it stands, on a small table of the reader's own."""
 
+import importlib.util
 import re
 from pathlib import Path
 
@@ -25,3 +26,13 @@ def test_the_example_runs_and_finds_what_is_in_the_data():
     assert np.corrcoef(truth, median)[0, 1] > 0.7  # age explains four fifths of the spread of log glucose
     low, high = names["prediction"].interval(0.9)
     assert (low < high).all()
+
+
+def test_the_speeds_are_those_that_the_benchmarks_stored():
+    script = README.parent / "scripts" / "quote_benchmarks.py"
+    spec = importlib.util.spec_from_file_location("quote_benchmarks", script)
+    quote = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(quote)
+    assert quote.block() in README.read_text(), "run python scripts/quote_benchmarks.py"
+    training = quote.read("train_step")
+    assert training["catalogue_ratio"] <= 1.1 and training["gib_at_batch_256"] <= 40
