@@ -53,6 +53,18 @@ def test_compiled_and_plain_agree_and_blocks_share_their_code(traced, embedding)
     torch.testing.assert_close(*losses, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("target", ["x", "image"])
+def test_a_question_inside_gets_the_same_answer(traced, target):
+    traced.clear()
+    ours, given = model(), tokens().select([name for name in SPECS if name != target])
+    plain = ours.predict(given, target)
+    assert traced["unique_graphs"] == 0
+    with ours.compiled():
+        inside = ours.predict(given, target)
+    assert traced["unique_graphs"] == 2  # encoder block, decoder block
+    torch.testing.assert_close(inside.log_probs, plain.log_probs, rtol=0, atol=1e-5)
+
+
 def test_outside_everything_is_as_before(traced):
     ours = model()
     before = dict(ours.head.__dict__), [dict(block.__dict__) for block in ours.blocks()]
