@@ -86,6 +86,8 @@ EXPERIMENTS = {"right", "slight", "bad", "own", "known"}
 if profile not in ("fast", "full"):
     raise ValueError(f"profile must be 'fast' or 'full', got {profile!r}.")
 FULL = profile == "full"
+ON_GPU = FULL and torch.cuda.is_available()
+FASTER = {"mixed_precision": "bf16", "compile": True} if ON_GPU else {}
 SIZES = sorted(sizes or [100, 1000, 5000]) if FULL else [num_train]
 if not all(60 <= n <= 5000 for n in (*SIZES, num_train)):
     raise ValueError(
@@ -403,6 +405,7 @@ def fit(
         "ema": 0.99 if FULL else 0.95,
         "seed": seed,
         "progress": False,
+        **FASTER,
     }
     if method == "real only":
         train(model, real, steps=num_steps, **how)

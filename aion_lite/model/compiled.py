@@ -21,8 +21,9 @@ def compiled(model: nn.Module) -> Iterator[None]:
 
     Compiled once for the shapes of a training step: other shapes, as in validation, would be compiled anew.
     """
-    if torch.cuda.is_available():
-        fused.try_kernels()
+    width = model.config["d_model"] // model.config["nhead"]
+    if torch.cuda.is_available() and width in fused.WIDTHS:
+        fused.try_kernels(width=width)
     if not hasattr(model, "_compiled"):
         losses = torch.compile(model.head.losses, dynamic=False)
         blocks = {block: torch.compile(block._call_impl, dynamic=False) for block in model.blocks()}

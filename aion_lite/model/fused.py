@@ -7,28 +7,32 @@ import warnings
 import torch
 from torch import Tensor
 
+WIDTHS = (16, 32, 64, 128)  # of a head
 works: bool | None = None  # None: not tried yet
 
 
 def serves(x: Tensor, width: int) -> bool:
     """Whether the kernels serve attention on ``x``: half precision on a GPU, heads of 16 to 128."""
-    if not (x.is_cuda and x.dtype in (torch.bfloat16, torch.float16) and width in (16, 32, 64, 128)):
+    if not (x.is_cuda and x.dtype in (torch.bfloat16, torch.float16) and width in WIDTHS):
         return False
     if works is None and not torch.compiler.is_compiling():  # a compiled model is tried before (compiled.py)
-        try_kernels(x.device)
+        try_kernels(x.device, width)
     return bool(works)
 
 
-def try_kernels(device: torch.device | str = "cuda") -> None:
-    """Build the kernels for something tiny; a warning where Triton can't, and attention goes without them."""
+def try_kernels(device: torch.device | str = "cuda", width: int = 64) -> None:
+    """Build the kernels for heads of this width; a warning where Triton can't, and attention goes without.
+
+    They are the very kernels that a model with such heads needs without a mask: none is built for the trial.
+    """
     global works
     if works is not None:
         return
     try:
-        qkv = torch.ones(1, 16, 48, device=device, dtype=torch.bfloat16, requires_grad=True)
-        weight = torch.ones(16, device=device)
+        qkv = torch.ones(1, 64, 6 * width, device=device, dtype=torch.bfloat16, requires_grad=True)
+        weight = torch.ones(width, device=device)
         with torch.enable_grad():
-            attend(qkv, None, weight, weight, None, 1).sum().backward()
+            attend(qkv, None, weight, weight, None, 2).sum().backward()
         works = True
     except Exception as error:  # no Triton, no C compiler, no headers of Python
         warnings.warn(f"Attention is slower on {device}, Triton builds no kernel: {error!r}", stacklevel=2)
