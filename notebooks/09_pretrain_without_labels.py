@@ -984,7 +984,7 @@ if output_dir:  # before anything is drawn, so that nothing computed is lost
     keep_results(f"{len(records)} scores")
 where = Path("results/09_pretrain_without_labels.json")
 stored, made_by = evaluation.stored_or_run(where, run, FULL)
-print("The figures and tables below show", made_by + ".")
+print(f"The figures and tables below show\n{made_by}.")
 
 
 def part(task: str):
@@ -1076,10 +1076,10 @@ rows = []
 print(f"From {finals_by}, {finals.seed.nunique()} seed(s).")
 for n, group in finals.groupby("n"):
     ours, kinds = best_of(group, "moco")
-    print(f"{n:,} labels: MoCo by {' or '.join(sorted(set(kinds)))}", end="")
+    print(f"{n:,} labels: MoCo by {' or '.join(sorted(set(kinds)))}")
     for rival in ("pixels", "random"):
         theirs, their_kinds = best_of(group, rival)
-        print(f"; {rival} by {' or '.join(sorted(set(their_kinds)))}", end="")
+        print(f"    {rival} by {' or '.join(sorted(set(their_kinds)))}")
         gain = evaluation.paired_difference(ours, theirs)
         rows.append(
             {
@@ -1091,7 +1091,6 @@ for n, group in finals.groupby("n"):
                 "verdict": reading(gain),
             }
         )
-    print()
 if rows:
     display(pd.DataFrame(rows).set_index(["labels", "rival"]))
 else:
@@ -1186,7 +1185,7 @@ else:
     print(NOTHING)
 
 # %% [markdown]
-# Pretraining does not help the reconstruction; the pictures come back a little worse, if anything. Views that differ in light and place teach the encoder to forget light and place, which are just what a decoder needs.
+# Pretraining does not help the reconstruction; the pictures come back a little worse. Views that differ in light and place teach the encoder to forget light and place, which are just what a decoder needs.
 # And the reconstruction takes away a part of what the encoder knew, though not all of it: its neighbours are still better than those of a codec that was never pretrained. If the features are what you want, take them before, or freeze the encoder.
 #
 # ## Labels, and what they buy
@@ -1228,13 +1227,9 @@ def scores_of(name: str, kind: str) -> pd.DataFrame:
     )
 
 
+sources = dict.fromkeys(part(f"{name}: fine-tuned")[1] for name in there)
+print(f"From {' and '.join(sources)}.")
 for name in there:
-    source, seeds = (
-        part(f"{name}: fine-tuned")[1],
-        scores_of(name, "fine-tuned"),
-    )
-    num_seeds = seeds.columns.get_level_values("seed").nunique()
-    print(f"{name}: {source}, {num_seeds} seed(s).")
     means = [
         scores_of(name, kind).T.groupby("method").mean()
         for kind in ("fine-tuned", "probe")
@@ -1248,7 +1243,8 @@ for name in there:
     )
     tuned, probed = texts
     both = (tuned + "\u00a0/\u00a0" + probed).replace("–\u00a0/\u00a0–", "")
-    display(both.rename(index=LABELS).rename_axis(None))
+    both = both.rename(index=LABELS).rename_axis(None)
+    display(both.rename_axis(COUNTED[name], axis=1))
 
 # %% [markdown]
 # ### The factor
@@ -1268,6 +1264,9 @@ for level in (0.6, 0.65, 0.9):
 
 
 # %%
+BOUNDS = "", "at most ", "at least ", "open, "  # of factors
+
+
 def saved(gain, factor, bound: str) -> str:
     """Whether gain in accuracy and factor agree."""
     if not math.isfinite(gain[1]):
@@ -1292,10 +1291,7 @@ def factors(name: str, kind: str) -> list[dict]:
             logs = np.log(np.array(needed) / n)
             factor = np.exp(evaluation.seed_interval(logs))
             below, above = theirs < base.iloc[0], theirs > base.max()
-            bound = "at most " * int(below.any())
-            bound = ("open, " if bound else "at least ") * int(
-                above.any()
-            ) or bound
+            bound = BOUNDS[int(below.any()) + 2 * int(above.any())]
             text = f"{bound}{factor[0]:.2g}"
             if math.isfinite(factor[2]) and factor[1] < factor[2]:
                 text += f" ({factor[1]:.2g} to {factor[2]:.2g})"
@@ -1312,15 +1308,14 @@ def factors(name: str, kind: str) -> list[dict]:
 
 
 KIND = ("fine-tuned", "probe")
-BOUNDS = "", "at most ", "at least ", "open, "
 found = [r for name in there for kind in KIND for r in factors(name, kind)]
 found = pd.DataFrame(found)
 for name in there:
-    print(f"{name}, fine-tuned: {part(f'{name}: fine-tuned')[1]}.")
     of_name = found[(found.data == name) & (found.kind == "fine-tuned")]
     by_n = of_name.pivot(index="method", columns="n", values="text")
     by_n = by_n.reindex([m for m in LABELS if m in by_n.index])
-    display(by_n.rename(index=LABELS).rename_axis(None))
+    by_n = by_n.rename(index=LABELS).rename_axis(None)
+    display(by_n.rename_axis(COUNTED[name], axis=1))
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "Label-efficiency factor of fine-tuned encoders against the number of labels (bars are 95 % intervals over seeds; triangles are bounds, where the curve from scratch was too short, and crosses are open). The line at one: nothing gained.", "name": "fig-09-factor"}, "image": {"alt": "Three panels with logarithmic axes. Pictures: the marks of all methods with pretraining lie above the line at one for every number of labels, those of augmentation fall below it at the right. Motion and supernovae: marks lie around the line or a little above it, most of their bars cross it, and most are triangles or crosses."}}
 if there:
@@ -1460,7 +1455,7 @@ else:
     print("scratch, longer:", NOTHING)
 
 # %% [markdown]
-# **Pictures: yes, at every $n$ that was tried.** Each of the three methods saves labels, frozen or fine-tuned; a few times what you have, and the gain stays when the encoder from scratch gets all of the steps. The methods can hardly be told apart, so take the simplest; changed copies on top of MoCo add nothing. Over all $n$ they are clearly above augmentation alone, though not every one at each.
+# **Pictures: yes, at every $n$ that was tried.** Each of the three methods saves labels, frozen or fine-tuned; a few times what you have, and the gain stays when the encoder from scratch gets all of the steps. Fine-tuned, the methods can't be told apart, so take the simplest; changed copies on top of MoCo add nothing. Over all $n$ they are clearly above augmentation alone, though not every one at each.
 # One doubt is left. At the long end of its curve the encoder from scratch sees a picture less than once in its few steps. Factors that are read off there, those of the larger $n$, count steps as well as labels, and the control was made at one $n$ only.
 #
 # **Motion: a little, fine-tuned.** Over all $n$ pretraining is ahead, by a gain so small that it hardly shows at any one; where the encoder from scratch could train for longer, they can't be told from it. The best bet is *both*, which alone is clearly above augmentation, too. Frozen features are no better than training from scratch, and worse than fine-tuned ones.
