@@ -1308,8 +1308,9 @@ def factors(name: str, kind: str) -> list[dict]:
 
 
 KIND = ("fine-tuned", "probe")
+COLUMNS = ["data", "kind", "method", "n", "verdict"]  # where nothing was made
 found = [r for name in there for kind in KIND for r in factors(name, kind)]
-found = pd.DataFrame(found)
+found = pd.DataFrame(found, columns=None if found else COLUMNS)
 for name in there:
     of_name = found[(found.data == name) & (found.kind == "fine-tuned")]
     by_n = of_name.pivot(index="method", columns="n", values="text")
@@ -1433,13 +1434,13 @@ if rows:
 rows = []
 for name in there:
     scores = scores_of(name, "fine-tuned")
+    if "scratch, longer" not in scores:
+        continue
     if name == "image":  # batches of 64; a fifth of the labels is watched
         longest = scores.index.max()
         passes = FINE_STEPS * 64 / (0.8 * longest)
         print(f"In {FINE_STEPS} steps, {longest:,} pictures are seen", end=" ")
         print(f"{passes:.1f} times each.")
-    if "scratch, longer" not in scores:
-        continue
     control = scores["scratch, longer"].dropna()
     n = control.index[0]
     for method in ["scratch", "augmentation", *PRETRAINED]:
