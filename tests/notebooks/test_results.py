@@ -144,6 +144,7 @@ def test_no_token_of_a_wrists_motion_reaches_the_raw_signal(pretrained, n):
     assert paired_difference(r2["scratch"], r2["pretrained"])[1] > 0
 
 
+@pytest.fixture(scope="module")
 def unlabelled():
     settings, records = read_results(FOLDER / "results" / "09_pretrain_without_labels.json")
     assert "H100" in settings["device"] and len(settings["commit"]) == 40
