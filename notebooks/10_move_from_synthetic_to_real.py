@@ -32,9 +32,7 @@
 profile: str = "fast"  # fast: one size, small models, two CPU cores; full: every comparison, on a GPU
 seed: int = 0  # of patients, weights, order; the full profile starts here
 num_seeds: int = 5  # seeds of the full profile
-num_train: int = (
-    100  # real patients (or galaxies) to train on in the fast profile
-)
+num_train: int = 100  # real patients, or galaxies, of the fast profile
 steps: int = 100  # optimiser steps of each training of the fast profile
 experiments: list[str] = [
     "right",
@@ -44,9 +42,7 @@ experiments: list[str] = [
     "known",
     "galaxies",
 ]  # which comparisons the full profile makes
-sizes: list[
-    int
-] = []  # real patients (or galaxies) of the full profile; empty: its own
+sizes: list[int] = []  # the same in the full profile; empty: its own
 full_steps: int = 0  # steps of each training of the full profile; 0: its own
 data_dir: str = ""  # not needed here: the data are in the package
 output_dir: str = ""  # where results.json and the figures go; empty for nowhere
@@ -674,7 +670,8 @@ for one in range(seed, seed + (num_seeds if FULL else 1)):
             some = ["constant mix", "curriculum", "synthetic only"]
             run_known(n, one, some if FULL else some[:1])
         if not FULL or "galaxies" in experiments:
-            run_galaxies(n, one, MIXED if FULL else ["curriculum"])
+            some = ["curriculum", "synthetic only"]
+            run_galaxies(n, one, MIXED if FULL else some)
 run = pd.DataFrame(records)
 
 
@@ -1041,7 +1038,7 @@ else:
     print(NOTHING)
 
 # %% [markdown]
-# Look at *synthetic only* first, where it was run: it says how far a pool is from the sky, and it may fall below zero, which is worse than one redshift for all.
+# Look at *synthetic only* first: it says how far a pool is from the sky. For the one that looks like SDSS it is no longer without real data: your galaxies chose it, by their redshifts among the rest.
 # Then compare the two pools under one method: the difference is what it is worth to look at your own galaxies before you mix.
 # And hold both against boosting, which sees the real galaxies alone: a gain over a transformer that had too few galaxies is not yet a gain over what you would have used.
 #
