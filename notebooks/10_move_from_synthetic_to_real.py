@@ -962,7 +962,7 @@ else:
 #
 # What the simulation adds to real galaxies, as it is and made to look like them.
 
-# %% mystnb={"figure": {"caption": "R2 of redshift on test galaxies, less that of real only with the same galaxies, by number of real galaxies, for each way to mix in simulated ones (bars are 95 % intervals of the paired difference over seeds). Left: simulated galaxies as they are. Right: those that look like SDSS. Grey: the rivals that see no simulated galaxy. Synthetic only is far below and left to the table.", "name": "fig-10-galaxies"}, "image": {"alt": "Two panels, one for simulated galaxies as they are and one for those that look like SDSS. Each shows the gain in R2 over real only against the number of real galaxies, with a marker a method, and grey markers for real only stopped early and for boosting. A line marks zero."}}
+# %% mystnb={"figure": {"caption": "R2 of redshift on test galaxies, less that of real only with the same galaxies, by number of real galaxies, for each way to mix in simulated ones (bars are 95 % intervals of the paired difference over seeds). Left: simulated galaxies as they are. Right: those that look like SDSS. Grey: the rivals that see no simulated galaxy. Synthetic only is in the table below.", "name": "fig-10-galaxies"}, "image": {"alt": "Two panels, one for simulated galaxies as they are and one for those that look like SDSS. Each shows the gain in R2 over real only against the number of real galaxies, with a marker a method, and grey markers for real only stopped early and for boosting. A line marks zero."}}
 sky_sizes = sorted(stored[stored.task == "galaxies"].n.unique())
 BASELINES = ["real only, stopped early", "boosting"]
 
