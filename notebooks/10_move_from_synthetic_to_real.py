@@ -21,9 +21,10 @@
 # - how to mix synthetic and real samples so that the share is exact and nothing else changes with it;
 # - how to write a law of synthetic patients from a page of summary numbers, with missing cells and all;
 # - what such a law adds where it is right, and what it costs where it is wrong, by a dial;
+# - what a simulation adds that is wrong by itself, before and after it is made to look like the real thing;
 # - whether the *order*, synthetic first and real last, matters, or only the amount.
 #
-# **What you'll need**: [Predict redshifts from colours](01_predict_redshifts.ipynb) tells how the model is used. The patients come with the package.
+# **What you'll need**: [Predict redshifts from colours](01_predict_redshifts.ipynb) tells how the model is used. The patients and galaxies come with the package.
 #
 # **Runtime**: about a minute and a half on two CPU cores with the default parameters. `aion-lite run 10 --profile full` compares everything at three sizes over five seeds; it is meant for a GPU, and the page draws its stored results where there are some.
 
@@ -31,7 +32,7 @@
 profile: str = "fast"  # fast: one size, small models, two CPU cores; full: every comparison, on a GPU
 seed: int = 0  # of patients, weights, order; the full profile starts here
 num_seeds: int = 5  # seeds of the full profile
-num_train: int = 100  # real patients to train on in the fast profile
+num_train: int = 100  # real patients, or galaxies, of the fast profile
 steps: int = 100  # optimiser steps of each training of the fast profile
 experiments: list[str] = [
     "right",
@@ -39,10 +40,11 @@ experiments: list[str] = [
     "bad",
     "own",
     "known",
+    "galaxies",
 ]  # which comparisons the full profile makes
-sizes: list[int] = []  # real patients of the full profile; empty: its own
+sizes: list[int] = []  # the same in the full profile; empty: its own
 full_steps: int = 0  # steps of each training of the full profile; 0: its own
-data_dir: str = ""  # not needed here: the patients are in the package
+data_dir: str = ""  # not needed here: the data are in the package
 output_dir: str = ""  # where results.json and the figures go; empty for nowhere
 
 # %% tags=["hide-input"]
@@ -57,10 +59,12 @@ import torch
 from IPython.display import display
 from scipy.special import ndtri
 from scipy.stats import rankdata
+from sklearn.ensemble import HistGradientBoostingRegressor
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import GridSearchCV
+from sklearn.neighbors import NearestNeighbors
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
@@ -69,11 +73,14 @@ from aion_lite.codecs import CodecManager
 from aion_lite.data import (
     BayesLimit,
     GaussianCopula,
+    MultimodalDataset,
     SyntheticDataGenerator,
+    load_galaxies,
+    load_sdss_galaxies,
     load_support2,
 )
 from aion_lite.data.tokens import TokenDataset
-from aion_lite.modalities import Category
+from aion_lite.modalities import Category, Scalar
 from aion_lite.model import MultimodalTransformer
 from aion_lite.strategies.curriculum import (
     Mixture,
@@ -82,7 +89,7 @@ from aion_lite.strategies.curriculum import (
 )
 from aion_lite.training import train
 
-EXPERIMENTS = {"right", "slight", "bad", "own", "known"}
+EXPERIMENTS = {"right", "slight", "bad", "own", "known", "galaxies"}
 if profile not in ("fast", "full"):
     raise ValueError(f"profile must be 'fast' or 'full', got {profile!r}.")
 FULL = profile == "full"
@@ -431,6 +438,75 @@ def fit(
 
 
 # %% [markdown]
+# ### Galaxies: a simulation and the sky
+#
+# That dial is ours. A simulation comes wrong in ways of its own.
+# The 1,500 simulated galaxies of the package have real physics of stars, dust and gas, but we chose which galaxies there are, and their telescope is Rubin's, with its filters and its depth.
+# The real ones are those of [Predict redshifts from colours](01_predict_redshifts.ipynb), with the dust of our own Galaxy taken out, which the simulation does not have.
+# Redshift is asked for, from the brightness in $r$ and three colours: the same four magnitudes, written so that a galaxy keeps its colours however faint it is.
+
+
+# %%
+COLOURS = ["g - r", "r - i", "i - z"]
+SEEN = ["r", *COLOURS]
+
+
+def photometry(galaxies) -> pd.DataFrame:
+    """(B, 5) r (AB mag), three colours (mag) and redshift; NaN where a band was not measured."""
+    frame = galaxies.to_frame([*"griz", "redshift"])
+    for colour in COLOURS:
+        blue, red = colour.split(" - ")
+        frame[colour] = frame[blue] - frame[red]
+    return frame[[*SEEN, "redshift"]]
+
+
+sky, sky_test = (
+    photometry(part) for part in load_sdss_galaxies().split(2000, seed=0)
+)
+simulated = pd.concat(
+    [photometry(load_galaxies(part)) for part in ("train", "test")],
+    ignore_index=True,
+)
+pd.concat(
+    {"SDSS": sky, "simulated": simulated}, names=["galaxies", None]
+).groupby("galaxies").quantile([0.1, 0.5, 0.9]).round(2)
+
+# %% [markdown]
+# The simulated galaxies are fainter by magnitudes and further away. They can be taken as they are, or made to look like yours first, by what both have.
+# Astronomers weight the galaxies of one survey until they resemble those of another, by nearest neighbours {cite:p}`lima-2008-redshift`. In that spirit:
+#
+# - each of your galaxies calls for the ten simulated ones nearest to it in colours and redshift, so a simulated galaxy comes as often as it is called, and most never;
+# - these are made as bright in $r$ as the one that called, all bands by one factor, as if they had more stars of the same kind, or fewer.
+#
+# Colours and redshift stay the simulation's, and so does what they have to do with each other. The test galaxies are not looked at; which columns to compare was decided on galaxies that are neither trained on nor in the test.
+
+
+# %%
+def like_sdss(own: pd.DataFrame, num_neighbours: int = 10) -> pd.DataFrame:
+    """Ten simulated galaxies for each of yours: (10 n, 5)."""
+    columns = [*COLOURS, "redshift"]
+    whole = simulated.dropna()
+    spread = own[columns].quantile(0.75) - own[columns].quantile(0.25)
+    search = NearestNeighbors(n_neighbors=num_neighbours)
+    search.fit((whole[columns] / spread).to_numpy())
+    near = search.kneighbors(
+        (own[columns] / spread).to_numpy(), return_distance=False
+    )
+    called = whole.iloc[near.ravel()].reset_index(drop=True)
+    called["r"] = np.repeat(own["r"].to_numpy(), num_neighbours)
+    return called
+
+
+PHOTOMETRY = [Scalar(name) for name in (*SEEN, "redshift")]
+
+
+def as_samples(frame: pd.DataFrame) -> MultimodalDataset:
+    return MultimodalDataset.from_frame(frame, PHOTOMETRY)
+
+
+# %% [markdown]
+# Everything else is as for the patients. The codecs are fitted to your galaxies, so what lies beyond the faintest or farthest of them gets the last code.
+#
 # The bookkeeping of all comparisons is folded away.
 
 # %% tags=["hide-input"]
@@ -539,6 +615,48 @@ def run_known(n: int, one: int, methods) -> None:
             keep(f"known, rho {rho}", method, n, one, scores(model))
 
 
+POOLS = ("as simulated", "like SDSS")
+
+
+def boosting(own: pd.DataFrame) -> np.ndarray:
+    """Redshifts of the test galaxies, by gradient boosting on your rows."""
+    model = HistGradientBoostingRegressor(random_state=0)
+    model.fit(own[SEEN], own["redshift"])
+    return model.predict(sky_test[SEEN])
+
+
+def run_galaxies(n: int, one: int, methods) -> None:
+    """Redshift of real galaxies, beside simulated ones as they are and made to look like SDSS."""
+    order = np.random.default_rng(one).permutation(len(sky))
+    own, target = sky.iloc[order[:n]], "redshift"
+    codecs = CodecManager(PHOTOMETRY).fit(as_samples(own))
+    real = codecs.encode(as_samples(own))
+    given = codecs.encode(as_samples(sky_test)).select(SEEN)
+
+    def scores(guess):
+        z = sky_test[target].to_numpy()
+        return {
+            "r2": evaluation.r2(z, guess),
+            "sigma_nmad": evaluation.sigma_nmad(z, guess),
+        }
+
+    def answer(method, synthetic=None):
+        length = num_steps_of(n)
+        model = fit(codecs, real, synthetic, method, length, one, target)
+        told = SOURCE.name in model.names
+        asked = with_source(given, "real") if told else given
+        return scores(model.predict(asked, target).mean.cpu())
+
+    for method in ("real only", "real only, stopped early"):
+        keep("galaxies", method, n, one, answer(method))
+    keep("galaxies", "boosting", n, one, scores(boosting(own)))
+    for pool, frame in zip(POOLS, (simulated, like_sdss(own)), strict=True):
+        synthetic = codecs.encode(as_samples(frame))
+        for method in methods:
+            found = answer(method, synthetic)
+            keep(f"galaxies: {pool}", method, n, one, found)
+
+
 ANGLES = {"right": (0,), "slight": (30, 60), "bad": (90, 180)}
 for one in range(seed, seed + (num_seeds if FULL else 1)):
     for n in SIZES:
@@ -551,6 +669,9 @@ for one in range(seed, seed + (num_seeds if FULL else 1)):
         if not FULL or "known" in experiments:
             some = ["constant mix", "curriculum", "synthetic only"]
             run_known(n, one, some if FULL else some[:1])
+        if not FULL or "galaxies" in experiments:
+            some = ["curriculum", "synthetic only"]
+            run_galaxies(n, one, MIXED if FULL else some)
 run = pd.DataFrame(records)
 
 
@@ -559,7 +680,7 @@ def keep_results(summary: str) -> None:
         Path(output_dir) / "results.json",
         summary,
         records,
-        data="SUPPORT2; synthetic patients of page 07",
+        data="SUPPORT2; synthetic patients of page 07; galaxies of SDSS, and simulated",
         parameters={
             "profile": profile,
             "seed": seed,
@@ -609,7 +730,8 @@ def as_text(interval, digits: int = 3, sign: str = "") -> str:
     return text
 
 
-SIZES_SHOWN = sorted(stored[~stored.task.str.startswith("known")].n.unique())
+ELSEWHERE = ("known", "galaxies")
+SIZES_SHOWN = sorted(stored[~stored.task.str.startswith(ELSEWHERE)].n.unique())
 ANGLES_SHOWN = [
     a for a in (0, 30, 60, 90, 180) if (stored.task == turned_by(a)).any()
 ]
@@ -836,9 +958,93 @@ else:
     print(NOTHING)
 
 # %% [markdown]
+# ## Simulated galaxies, real redshifts
+#
+# What the simulation adds to real galaxies, as it is and made to look like them.
+
+# %% mystnb={"figure": {"caption": "R2 of redshift on test galaxies, less that of real only with the same galaxies, by number of real galaxies, for each way to mix in simulated ones (bars are 95 % intervals of the paired difference over seeds). Left: simulated galaxies as they are. Right: those that look like SDSS. Grey: the rivals that see no simulated galaxy. Synthetic only is in the table below.", "name": "fig-10-galaxies"}, "image": {"alt": "Two panels, one for simulated galaxies as they are and one for those that look like SDSS. Each shows the gain in R2 over real only against the number of real galaxies, with a marker a method, and grey markers for real only stopped early and for boosting. A line marks zero."}}
+sky_sizes = sorted(stored[stored.task == "galaxies"].n.unique())
+BASELINES = ["real only, stopped early", "boosting"]
+
+
+def gain_in_redshift(task: str, method: str, n: int):
+    """(mean, low, high) of R2 less that of real only."""
+    base = values_of("galaxies", "real only", n, "r2")
+    return difference(values_of(task, method, n, "r2"), base)
+
+
+if sky_sizes:
+    panels = plt.subplots(1, 2, figsize=(7.2, 4.4), sharey=True)[1]
+    drawn = [*BASELINES, *(m for m in MIXED if m != "synthetic only")]
+    for ax, pool in zip(panels, POOLS, strict=True):
+        for i, method in enumerate(drawn):
+            task = "galaxies" if method in BASELINES else f"galaxies: {pool}"
+            points = [
+                (n, *gain_in_redshift(task, method, n)) for n in sky_sizes
+            ]
+            x, mean, low, high = np.array(points).T
+            if np.isnan(mean).all():
+                continue
+            ends = np.nan_to_num([mean - low, high - mean], posinf=0.0)
+            ax.errorbar(
+                x * 1.05 ** (i - len(drawn) / 2),  # side by side
+                mean,
+                ends,
+                fmt="xPos^Dv"[i],
+                color=COLORS.get(method, "0.5"),
+                label=method,
+            )
+        ax.axhline(0, color="0.3", linewidth=1)
+        ax.set(title=pool, xlabel="real galaxies", xscale="log")
+        ax.set_xticks(sky_sizes, [f"{n:,}" for n in sky_sizes])
+        ax.minorticks_off()
+        ax.set_xlim(sky_sizes[0] / 1.5, sky_sizes[-1] * 1.5)
+    panels[0].set_ylabel("R2 of redshift, less real only")
+    panels[0].figure.legend(
+        *panels[0].get_legend_handles_labels(),
+        loc="outside lower center",
+        ncols=3,
+    )
+    save_figure("galaxies")
+    plt.show()
+else:
+    print(NOTHING)
+
+# %%
+rows = {}
+for n in sky_sizes:
+    base = values_of("galaxies", "real only", n, "r2")
+    print(f"{n:,} real galaxies: R2 {base.mean():.3f} of real only")
+    for method in ("real only", *BASELINES, *MIXED):
+        row = rows[n, method] = {}
+        for words, task in {
+            "no simulated": "galaxies",
+            **{pool: f"galaxies: {pool}" for pool in POOLS},
+        }.items():
+            scatter = values_of(task, method, n, "sigma_nmad")
+            if len(scatter):
+                gain = gain_in_redshift(task, method, n)
+                row["gain in R2", words] = as_text(gain, 3, "+")
+                row["sigma_NMAD", words] = f"{scatter.mean():.4f}"
+if rows:
+    print(f"Gain over real only, from {made_by}.")
+    table = pd.DataFrame(rows).T.dropna(how="all").fillna("")
+    display(
+        table.rename_axis(["real galaxies", "method"]).sort_index(
+            axis=1, level=0, sort_remaining=False
+        )
+    )
+else:
+    print(NOTHING)
+
+# %% [markdown]
+# Look at *synthetic only* first: it says how far a pool is from the sky. For the one that looks like SDSS it is no longer without real data: your galaxies chose it, by their redshifts among the rest.
+# Then compare the two pools under one method: the difference is what it is worth to look at your own galaxies before you mix.
+# And hold both against boosting, which sees the real galaxies alone: a gain over a transformer that had too few galaxies is not yet a gain over what you would have used.
+#
 # ## The verdict
 #
-# For each number of patients, the method with the best mean at each angle, logistic regression on your patients among them, and the angle up to which the curriculum is not worse than real patients only.
+# For the patients, by their number: the method with the best mean at each angle, logistic regression on your patients among them, and the angle up to which the curriculum is not worse than real patients only.
 
 # %%
 rows = []
@@ -882,6 +1088,7 @@ if rows:
 #
 # - The dial turns one thing, the target's relation to the rest. Laws in the world are wrong in margins, in what is missing and in which patients there are, all at once, and nobody can read off the angle.
 # - A copula of this kind holds relations that rise or fall. A risk that is high at both ends of a column, or a lab that matters in one disease only, is beyond it, however many patients it was fitted to.
+# - The galaxies that look like SDSS are chosen by your redshifts, so with few galaxies of yours there are few kinds of them; and no simulated one is nearer than redshift 0.05, where many of SDSS are.
 # - Diagnoses get one axis. Two that differ in two ways are told apart in one.
 # - The test patients, yours and the other hospital's come from one study. Another hospital has other patients, and the angle between the two is not zero.
 # - The mixed trainings were not stopped early: of a hundred patients there are too few to hold out. With more, give real ones as `validation`; it never sees the synthetic pool.
@@ -892,6 +1099,7 @@ if rows:
 # - Keep the batch, the steps and the rate, and change the share alone; or the mix is confounded with the training.
 # - A page of quantiles and correlations makes patients that carry most of what predicts death, and it may come from where the records may not.
 # - Copies of your own rows bring no news, only an assumption; hold what they gain against a simple model that assumes as much.
+# - A simulation is wrong in ways that no dial shows; choose from it what resembles your own samples before you mix.
 # - Put the wrong-law control beside every synthetic gain: turn your law until it stops helping, and ask whether you know it better than that.
 
 # %%
