@@ -1080,7 +1080,7 @@ if {"variant", "batch", "samples_per_second"} <= set(speeds):
             table.index.get_level_values("batch")
         )
         table[f"times {other}"] = table["samples a second"] / beside.to_numpy()
-    display(table.round(2).fillna(""))
+    display(table.map("{:,.2f}".format).replace("nan", ""))
 
 # %% [markdown]
 # *By table* has the same work as AION's model: a row for each code, and a softmax over all codes of a modality.

@@ -478,7 +478,7 @@ pd.concat(
 # - each of your galaxies calls for the ten simulated ones nearest to it in colours and redshift, so a simulated galaxy comes as often as it is called, and most never;
 # - these are made as bright in $r$ as the one that called, all bands by one factor, as if they had more stars of the same kind, or fewer.
 #
-# Colours and redshift stay the simulation's, and so does what they have to do with each other. The test galaxies are not looked at; which columns to compare was decided on galaxies that are neither trained on nor in the test.
+# Colours and redshift stay the simulation's, and so does what they have to do with each other. The recipe does not see the test galaxies. We did, when we first compared columns for it; they were then settled on galaxies neither trained on nor tested.
 
 
 # %%
