@@ -838,12 +838,12 @@ def part(task: str):
     return run[run.task == task], "this run"
 
 
-def as_text(interval, digits: int = 3) -> str:
-    """Mean over seeds, with its 95 % interval where there are several."""
-    mean, low, high = interval
-    text = f"{mean:.{digits}f}"
+def as_text(gain) -> str:
+    """Per cent: mean over seeds, with its 95 % interval where there are several."""
+    mean, low, high = (100 * part for part in gain)
+    text = f"{mean:.1f}"
     if math.isfinite(low):
-        text += f" ({low:.{digits}f} to {high:.{digits}f})"
+        text += f" ({low:.1f} to {high:.1f})"
     return text
 
 
@@ -880,7 +880,7 @@ plt.show()
 #
 # "As many labels more" is a number: take the curve without augmentation, linear in $\log n$ between its sizes, and read off how many labels it needs to do as well as the other did with $n$.
 # That number over $n$ is the *label-efficiency factor*. Ten is the promise, one is nothing gained, below one the changes *cost* labels.
-# No factor can be seen beyond the end of that curve: *up to* in the table is its last size over $n$, and a factor of which some seed reaches that is *at least* so much, with the interval of that bound.
+# No factor can be seen beyond the end of that curve: *up to* in the table is its last size over $n$, and a factor of which some seed reaches that is *at least* so much, with the interval of that bound. *Gain* is the difference in accuracy to training without.
 
 # %%
 toy = [10, 100, 1000], [0.5, 0.6, 0.7]
@@ -889,7 +889,7 @@ for level in (0.6, 0.65, 0.9):
     print(f"{level} is reached with {needed:.0f} labels")
 
 
-# %%
+# %% tags=["hide-input"]
 def reading(gain) -> str:
     """What a paired difference in accuracy to training without says."""
     _, low, high = gain
@@ -951,7 +951,7 @@ def factors(side: str) -> list[dict]:
                     "bound": bound,
                     "in words": text,
                     "up to": f"{base.index.max() / n:g}",
-                    "gain in accuracy": as_text(gain),
+                    "gain, %": as_text(gain),
                     "reading": reading(gain),
                     "10x": promise(low, high, bound),
                 }
@@ -963,7 +963,7 @@ found = pd.DataFrame(
     [row for side in there for row in factors(side)],
     columns=[
         *("data", "method", "n", "factor", "low", "high", "bound"),
-        *("in words", "up to", "gain in accuracy", "reading", "10x"),
+        *("in words", "up to", "gain, %", "reading", "10x"),
     ],
 )
 seeds = ", ".join(f"{s}: {part(s)[0].seed.nunique()} seed(s)" for s in there)
@@ -971,7 +971,7 @@ print(f"From {made_by}. {seeds}.")
 if len(found):
     shown = found.rename(columns={"factor": "mean", "in words": "factor"})
     shown = shown.assign(method=shown.method.map(LABELS))
-    columns = ["factor", "up to", "gain in accuracy", "reading", "10x"]
+    columns = ["factor", "up to", "gain, %", "reading", "10x"]
     display(shown.set_index(["data", "method", "n"])[columns])
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "Label-efficiency factor against the number of labels (bars are 95 % intervals over seeds; triangles are bounds, where the curve without augmentation was too short). Dashed: the promise, ten. Solid: nothing gained.", "name": "fig-08-factor"}, "image": {"alt": "Three panels, both axes logarithmic, with a solid line at one and a dashed line at ten. Clothes: augmented and ten fixed copies lie between one and three, highest in the middle; all transforms fall from one to below it. Wrist: marks between one and ten, most of them triangles pointing up, lowest on the right. Supernovae: marks between one and two, the right one a triangle clearly above one."}}
@@ -1020,7 +1020,7 @@ for row in below.itertuples():
 # %% [markdown]
 # **Ten times the samples? No.** Wherever the curve without augmentation is long enough to tell, the factor and its interval stay below ten.
 #
-# - *Clothes*: changes that keep the pose save labels at every $n$, and less again where labels are most. The source document's whole pipeline saves none, and with the most labels tried it *costs* labels.
+# - *Clothes*: changes that keep the pose save labels at every $n$; where labels are most, the factor is smaller again. The source document's whole pipeline saves none, and with the most labels tried it *costs* labels.
 # - *Wrist*: a large gain with few windows, whichever set of changes, and no clear one with many, where more windows of the same people help no more either.
 # - *Supernovae*: a clear gain with the most objects only; the test holds few objects, so its intervals are wide.
 #
@@ -1059,7 +1059,7 @@ if {"none", "10 copies", "chosen"} <= set(by.columns.get_level_values(0)):
                     )
                 )
         rows.append(row)
-print(f"Gain in accuracy. From {clothes_by}.")
+print(f"Gain in accuracy, per cent. From {clothes_by}.")
 display(pd.DataFrame(rows).set_index("n")) if rows else print(NOTHING)
 
 # %% [markdown]
@@ -1103,7 +1103,7 @@ for side, (rows, top) in best.items():
     picked = watched.idxmax()
     reached = [by.loc[picked[s], s] for s in by]
     gains = {
-        f"gain at {strength:g}": as_text(
+        f"gain at {strength:g}, %": as_text(
             evaluation.paired_difference(by.loc[strength], by.loc[0.0])
         )
         for strength in by.index[1:]
@@ -1112,7 +1112,7 @@ for side, (rows, top) in best.items():
     lines[title] = {"best mean at": f"{top:g}"} | gains
     lines[title] |= {
         "picked on held-out samples": f"{picked.median():g} (median)",
-        "gain as picked": as_text(
+        "gain as picked, %": as_text(
             evaluation.paired_difference(reached, by.loc[0.0])
         ),
     }
@@ -1141,7 +1141,7 @@ for side in ("clothes", "watch"):
             {
                 "data": TITLES[side][0],
                 "transform": name,
-                "gain in accuracy": as_text(gain),
+                "gain, %": as_text(gain),
                 "reading": reading(gain),
                 "mean": gain[0],
             }
