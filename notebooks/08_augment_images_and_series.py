@@ -1202,7 +1202,7 @@ else:
 # - Draw a warp by a speed above zero and integrate it: time never runs backwards.
 # - Name what is to be predicted; changes that would change it are refused.
 # - Change two views of one object together.
-# - Few and mild changes that keep the pose help clothes, windows and permutations help a wrist, a worse night helps spectra; flips, erased boxes and great strength do harm.
+# - Few and mild changes that keep the pose help clothes, windows and permutations help a wrist, a worse night helps spectra; flips, erased boxes and great strength do clothes harm.
 # - Ten fixed copies do as well as fresh changes: neither knows more than the samples.
 # - "Ten times the samples" is a factor that can be measured, at equal steps and equal tuning. Measured, it is not ten.
 

@@ -154,7 +154,11 @@ def test_every_comparison_of_augmentation_has_five_seeds(augmented):
         ("supernovae", 200, "chosen", "none"),
         *[("each: clothes", 500, name, "none") for name in ("crop", "translation")],
         *[("each: clothes", 500, "none", name) for name in ("flip", "erase")],
-        *[("each: watch", 200, name, "none") for name in ("window_slice", "permutation")],
+        *[
+            ("each: watch", 200, name, rival)
+            for name in ("window_slice", "permutation")
+            for rival in ("none", "time_warp", "jitter", "scaling", "magnitude_warp")
+        ],
         *[("strength: clothes", 500, "0.5", name) for name in ("0", "1", "2", "4")],
         *[("strength: clothes", 500, "0", name) for name in ("2", "4")],
         *[("strength: watch", 200, name, "0") for name in ("0.5", "1", "2", "4")],
