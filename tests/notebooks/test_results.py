@@ -144,6 +144,99 @@ def test_no_token_of_a_wrists_motion_reaches_the_raw_signal(pretrained, n):
     assert paired_difference(r2["scratch"], r2["pretrained"])[1] > 0
 
 
+# 08: what augmentation is worth
+
+
+@pytest.fixture(scope="module")
+def augmented():
+    settings, records = read_results(FOLDER / "results" / "08_augment_images_and_series.json")
+    assert "H100" in settings["device"]
+    return records
+
+
+def log_factors(records, task: str, method: str, n: int) -> np.ndarray:
+    """(5,) by seed: log of the labels, over n, that training without needs to score as a method with n."""
+    by = records[records.task == task].pivot(index="n", columns=["method", "seed"], values="accuracy")
+    plain, ours = by["none"].dropna(), by[method].loc[n]
+    return np.log([samples_needed(plain.index, plain[s], ours[s]) / n for s in range(5)])
+
+
+def test_every_comparison_of_augmentation_has_five_seeds(augmented):
+    seeds = augmented.groupby(["task", "method", "n"]).seed.apply(sorted)
+    assert all(s == [0, 1, 2, 3, 4] for s in seeds)
+    methods = augmented.groupby("task").method.nunique().to_dict()
+    assert methods == {
+        "clothes": 4, "watch": 3, "supernovae": 2, "strength: clothes": 5, "strength: watch": 5,
+        "each: clothes": 8, "each: watch": 7,
+    }  # fmt: skip
+    sizes = augmented[augmented.method == "chosen"].groupby("task").n.apply(lambda n: sorted(set(n)))
+    assert sizes.to_dict() == {
+        "clothes": [100, 500, 1000, 5000],
+        "watch": [50, 200, 1000],
+        "supernovae": [50, 100, 200],
+    }
+
+
+@pytest.mark.parametrize(
+    ("task", "n", "better", "worse"),
+    [
+        *[("clothes", n, "chosen", "none") for n in (100, 500, 1000, 5000)],
+        *[("clothes", n, "10 copies", "none") for n in (500, 1000)],
+        *[("clothes", n, "chosen", "all transforms") for n in (500, 1000)],
+        ("clothes", 1000, "none", "all transforms"),
+        *[("watch", n, method, "none") for n in (50, 200) for method in ("chosen", "all transforms")],
+        ("supernovae", 200, "chosen", "none"),
+        *[("each: clothes", 500, name, "none") for name in ("crop", "translation")],
+        *[("each: clothes", 500, "none", name) for name in ("flip", "erase")],
+        *[
+            ("each: watch", 200, name, rival)
+            for name in ("window_slice", "permutation")
+            for rival in ("none", "time_warp", "jitter", "scaling", "magnitude_warp")
+        ],
+        *[("strength: clothes", 500, "0.5", name) for name in ("0", "1", "2", "4")],
+        *[("strength: clothes", 500, "0", name) for name in ("2", "4")],
+        *[("strength: watch", 200, name, "0") for name in ("0.5", "1", "2", "4")],
+    ],
+)
+def test_which_augmentation_is_better_is_as_the_page_says(augmented, task, n, better, worse):
+    accuracy = scores(augmented, task, n, "accuracy")
+    assert paired_difference(accuracy[better], accuracy[worse])[1] > 0
+
+
+@pytest.mark.parametrize(
+    ("task", "method", "n"),
+    [
+        *[("clothes", "10 copies", n) for n in (100, 500, 1000)],
+        *[("clothes", "all transforms", n) for n in (100, 500, 1000)],
+        *[("clothes", "chosen", n) for n in (100, 500, 1000)],
+        *[("watch", method, 50) for method in ("chosen", "all transforms")],
+    ],
+)
+def test_ten_augmentations_are_not_ten_times_the_samples(augmented, task, method, n):
+    sizes = augmented[(augmented.task == task) & (augmented.method == "none")].n
+    assert sizes.max() > 10 * n  # so that ten could have been seen
+    assert seed_interval(log_factors(augmented, task, method, n))[2] < np.log(10)
+
+
+def test_augmentation_is_worth_less_where_labels_are_most(augmented):
+    clothes = [log_factors(augmented, "clothes", "chosen", n) for n in (1000, 5000)]
+    assert paired_difference(*clothes)[1] > 0
+    gains = [scores(augmented, "watch", n, "accuracy") for n in (50, 1000)]
+    few, many = (rows["chosen"] - rows["none"] for rows in gains)
+    assert paired_difference(few, many)[1] > 0
+
+
+@pytest.mark.parametrize("side", ["clothes", "watch"])
+def test_a_strength_picked_on_held_out_samples_still_gains(augmented, side):
+    rows = augmented[augmented.task == f"strength: {side}"]
+    accuracy, watched = (
+        rows.pivot(index="seed", columns="method", values=metric)[["0", "0.5", "1", "2", "4"]]
+        for metric in ("accuracy", "watched")
+    )
+    picked = [accuracy.loc[seed, best] for seed, best in watched.idxmax(axis=1).items()]
+    assert paired_difference(picked, accuracy["0"])[1] > 0
+
+
 @pytest.fixture(scope="module")
 def unlabelled():
     settings, records = read_results(FOLDER / "results" / "09_pretrain_without_labels.json")
