@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from check_notebooks import FOLDER
+from scipy.stats import spearmanr
 
 from aion_lite.evaluation import paired_difference, read_results, samples_needed, seed_interval
 
