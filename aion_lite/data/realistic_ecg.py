@@ -7,9 +7,9 @@ May import numpy and the standard library only: this file is also the program of
 without the package and without torch. Knows nothing of patients, severity and data sets.
 
 Why it simulates at 200 Hz: neurokit2 0.2.13 lays beat after beat over a table of their lengths, made with
-scipy.ndimage.zoom. Where a rounding error puts zoom's last point beyond the table, the last length is 0, and a
-beat that begins there never ends: at 100 Hz many traces of 60 or 75 beats a minute never return. At 200 Hz and
-9 to 16 s (a table of 16 s) the last point falls within, every length is positive and the loop ends.
+scipy.ndimage.zoom. Where a rounding error puts zoom's last point beyond the table, the last length is 0, and
+a beat that begins there never ends: at 100 Hz many traces of 60 or 75 beats a minute never return. At 200 Hz
+and 9 to 16 s (a table of 16 s) the last point falls within, every length is positive and the loop ends.
 """
 
 from __future__ import annotations
