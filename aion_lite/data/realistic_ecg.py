@@ -33,6 +33,12 @@ START_LIMIT = 120.0  # seconds for a process to import neurokit2
 TRACES_A_WORKER = 50  # to start a process takes about as long as these
 
 
+def check_neurokit() -> None:
+    """Raise ImportError where neurokit2 is missing; imports nothing."""
+    if importlib.util.find_spec("neurokit2") is None:
+        raise ImportError("A realistic ecg needs neurokit2: pip install 'aion-lite[physio]'.")
+
+
 class EcgSimulator:
     """A context with a few processes that simulate one trace at a time each.
 
@@ -47,8 +53,7 @@ class EcgSimulator:
     """
 
     def __init__(self, time_limit: float = 60.0, workers: int | None = None):
-        if importlib.util.find_spec("neurokit2") is None:
-            raise ImportError("A realistic ecg needs neurokit2: pip install 'aion-lite[physio]'.")
+        check_neurokit()
         self.time_limit = time_limit
         self.workers = workers or min(os.cpu_count() or 1, 16)
         self._children: list[_Child] = []
@@ -66,9 +71,14 @@ class EcgSimulator:
         rates: (B,) beats a minute, 30 to 180. phases: (B,) share of a beat, 0 to 1, that has passed since an
         R wave at the first sample. seeds: (B,) integers, 0 to 2**32 - 1, of the variation from beat to beat.
 
-        Raises TimeoutError where a trace takes longer than the time limit, and RuntimeError where neurokit2
-        fails.
+        Raises ValueError on a rate or phase out of range, TimeoutError where a trace takes longer than the
+        time limit, RuntimeError where neurokit2 fails.
         """
+        rates, phases = np.asarray(rates), np.asarray(phases)
+        if not (rates.size and np.all((rates >= 30) & (rates <= 180) & (phases >= 0) & (phases <= 1))):
+            raise ValueError(
+                f"rates lie in 30 to 180 a minute and phases in 0 to 1, got {rates} and {phases}."
+            )
         while len(self._children) < min(self.workers, -(-len(rates) // TRACES_A_WORKER)):
             self._children.append(_Child())
         idle: queue.SimpleQueue[_Child] = queue.SimpleQueue()

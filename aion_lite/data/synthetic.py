@@ -18,7 +18,7 @@ from numpy.random import Generator
 
 from aion_lite.data import synthetic_law as L
 from aion_lite.data.dataset import MultimodalDataset
-from aion_lite.data.realistic_ecg import EcgSimulator
+from aion_lite.data.realistic_ecg import EcgSimulator, check_neurokit
 from aion_lite.modalities import Image, Scalar, TimeSeries
 
 BLOCK = 1000  # patients that are drawn together
@@ -146,6 +146,8 @@ class SyntheticDataGenerator:
         part = folder.with_name(folder.name + ".part")
         if folder.exists() or part.exists():
             raise FileExistsError(f"{folder} or {part.name} is there already: name another folder.")
+        if self.ecg == "realistic":
+            check_neurokit()  # before there is a folder
         part.mkdir(parents=True)
         with ExitStack() as stack:
             files: dict[str, Any] = {}

@@ -156,10 +156,12 @@ def test_a_simulation_that_fails_or_dies_is_told(monkeypatch, tmp_path):
         make(3).generate_correlated_data()
 
 
-def test_without_neurokit_all_but_generating_works(monkeypatch):
+def test_without_neurokit_all_but_generating_works(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "neurokit2", None)
-    with pytest.raises(ImportError, match=r"needs neurokit2: pip install 'aion-lite\[physio\]'"):
-        make().generate_correlated_data()
+    for generate in (make().generate_correlated_data, lambda: make().write(tmp_path / "patients")):
+        with pytest.raises(ImportError, match=r"needs neurokit2: pip install 'aion-lite\[physio\]'"):
+            generate()
+    assert not list(tmp_path.iterdir())
     assert make().modalities == make(ecg="periodic").modalities
 
 
@@ -170,6 +172,11 @@ def test_arguments_out_of_range_are_refused():
         make(ecg_time_limit=0)
     with pytest.raises(ValueError, match="ecg='realistic': use law='patients'"):
         make(law="seed")
+
+
+def test_a_rate_that_cannot_be_simulated_is_refused(neurokit):
+    with EcgSimulator() as simulator, pytest.raises(ValueError, match="rates lie in 30 to 180"):
+        simulator.traces([60.0, 20.0], [0.0, 0.0], [1, 2])
 
 
 # --- the limit
