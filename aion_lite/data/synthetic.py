@@ -46,7 +46,7 @@ class SyntheticDataGenerator:
             law's beat (realistic_ecg.py): beats whose length varies about the drawn rate, in mV. Rate, phase,
             gain, wander and noise are drawn as ever, and nothing but the ecg changes. What such an ecg tells
             has no known limit. To generate it, not to read it, takes ``pip install 'aion-lite[physio]'``.
-        ecg_time_limit: seconds until the simulation of one realistic ecg, which takes well under one, is
+        ecg_time_limit: seconds until the simulation of one realistic ecg, which takes 0.04 s of a core, is
             stopped; then generating raises TimeoutError.
 
     Raises ValueError where an argument is out of range, or where rho, noise, missing="severity" or
