@@ -1,7 +1,8 @@
 """SyntheticDataGenerator: patients from a known law, in memory or written to disk block by block.
 
 The law is written down in synthetic_law.py, its Bayes limit in synthetic_limit.py. May import the
-declarations and the data set; knows nothing of codecs and models.
+declarations, the data set and the
+ECG simulator; knows nothing of codecs and models.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from numpy.random import Generator
 
 from aion_lite.data import synthetic_law as L
 from aion_lite.data.dataset import MultimodalDataset
+from aion_lite.data.realistic_ecg import EcgSimulator, check_neurokit
 from aion_lite.modalities import Image, Scalar, TimeSeries
 
 BLOCK = 1000  # patients that are drawn together
@@ -40,9 +42,15 @@ class SyntheticDataGenerator:
             rate 70 + 10 severity + N(0, 5**2); above severity 0.5 a dark disc in the middle of an xray of
             noise and a fifth harmonic in an ecg that is a sine. There the mean pixel tells nearly all that
             the xray can, so no model shows its worth; the limit of R2 of glucose from the xray is 0.5.
+        ecg: "periodic", the ecg of the law, or "realistic", where neurokit2's ECGSYN takes the place of the
+            law's beat (realistic_ecg.py): beats whose length varies about the drawn rate, in mV. Rate, phase,
+            gain, wander and noise are drawn as ever, and nothing but the ecg changes. What such an ecg tells
+            has no known limit. To generate it, not to read it, takes ``pip install 'aion-lite[physio]'``.
+        ecg_time_limit: seconds until the simulation of one realistic ecg, which takes 0.04 s of a core, is
+            stopped; then generating raises TimeoutError.
 
-    Raises ValueError where an argument is out of range, or where rho, noise or missing="severity" is asked of
-    the law "seed", which has none.
+    Raises ValueError where an argument is out of range, or where rho, noise, missing="severity" or
+    ecg="realistic" is asked of the law "seed", which has none.
     """
 
     def __init__(
@@ -55,6 +63,8 @@ class SyntheticDataGenerator:
         missing: str | None = None,
         rate: float = 0.2,
         law: str = "patients",
+        ecg: str = "periodic",
+        ecg_time_limit: float = 60.0,
     ):
         asked = {
             "num_samples": num_samples,
@@ -62,8 +72,16 @@ class SyntheticDataGenerator:
             "image_size": image_size,
             "noise": noise,
             "rho": rho,
+            "ecg_time_limit": ecg_time_limit,
         }
-        low = {"num_samples": 1, "seed": 0, "image_size": 16, "noise": 1e-6, "rho": 0}
+        low = {
+            "num_samples": 1,
+            "seed": 0,
+            "image_size": 16,
+            "noise": 1e-6,
+            "rho": 0,
+            "ecg_time_limit": 1e-3,
+        }
         for name, value in asked.items():
             high = 1 if name == "rho" else np.inf
             if not low[name] <= value <= high:
@@ -75,10 +93,15 @@ class SyntheticDataGenerator:
             )
         if law not in ("patients", "seed"):
             raise ValueError(f"law is 'patients' or 'seed', got {law!r}.")
-        if law == "seed" and (rho != 1 or noise != 1 or missing == "severity"):
-            raise ValueError("The law 'seed' has no rho, noise or missing='severity': use law='patients'.")
-        self.settings = {**asked, "missing": missing, "rate": rate, "law": law}
+        if ecg not in ("periodic", "realistic"):
+            raise ValueError(f"ecg is 'periodic' or 'realistic', got {ecg!r}.")
+        if law == "seed" and (rho != 1 or noise != 1 or missing == "severity" or ecg != "periodic"):
+            raise ValueError(
+                "The law 'seed' has no rho, noise, missing='severity' or ecg='realistic': use law='patients'."
+            )
+        self.settings = {**asked, "missing": missing, "rate": rate, "law": law, "ecg": ecg}
         self.num_samples, self.seed, self.image_size, self.law = num_samples, seed, image_size, law
+        self.ecg, self.ecg_time_limit = ecg, ecg_time_limit
         self.missing, self.rate = missing, rate
         self.patient_law = L.PatientLaw(rho, noise, image_size) if law == "patients" else None
 
@@ -123,6 +146,8 @@ class SyntheticDataGenerator:
         part = folder.with_name(folder.name + ".part")
         if folder.exists() or part.exists():
             raise FileExistsError(f"{folder} or {part.name} is there already: name another folder.")
+        if self.ecg == "realistic":
+            check_neurokit()  # before there is a folder
         part.mkdir(parents=True)
         with ExitStack() as stack:
             files: dict[str, Any] = {}
@@ -144,21 +169,33 @@ class SyntheticDataGenerator:
 
     def _blocks(self) -> Iterator[tuple[dict, dict, dict]]:
         """(values, present, info) of each block; of the last one as much as is asked for."""
-        draw = self._draw_seed if self.law == "seed" else self._draw_patients
-        for i, start in enumerate(range(0, self.num_samples, BLOCK)):
-            # Streams of their own, so that the last block begins as a whole one does.
-            latent, pixel, sample, mask = (np.random.default_rng([self.seed, i, k]) for k in range(4))
-            num = min(BLOCK, self.num_samples - start)
-            values, info = draw(num, latent, pixel, sample)
-            chance = np.full((BLOCK, 1), 0.0)
-            if self.missing == "random":
-                chance += self.rate
-            elif self.missing == "severity":
-                chance[:num, 0] = -np.expm1(-self.loss_of_severity * values["severity"])
-            absent = mask.random((BLOCK, len(MISSABLE))) < chance
-            yield values, {n: ~absent[:num, j] for j, n in enumerate(MISSABLE)}, info
+        with ExitStack() as stack:
+            simulator = None
+            if self.ecg == "realistic":
+                simulator = stack.enter_context(EcgSimulator(self.ecg_time_limit))
+            for i, start in enumerate(range(0, self.num_samples, BLOCK)):
+                # Streams of their own, so that the last block begins as a whole one does.
+                latent, pixel, sample, mask, beat = (
+                    np.random.default_rng([self.seed, i, k]) for k in range(5)
+                )
+                num = min(BLOCK, self.num_samples - start)
+                if self.law == "seed":
+                    values, info = self._draw_seed(num, latent, pixel, sample)
+                else:
+                    values, info = self._draw_patients(num, latent, pixel)
+                    if simulator is not None:
+                        info["ecg_seed"] = beat.integers(0, 2**31, BLOCK)[:num]
+                    values["ecg"] = self._ecg(info, sample, simulator)[:, None]
+                chance = np.full((BLOCK, 1), 0.0)
+                if self.missing == "random":
+                    chance += self.rate
+                elif self.missing == "severity":
+                    chance[:num, 0] = -np.expm1(-self.loss_of_severity * values["severity"])
+                absent = mask.random((BLOCK, len(MISSABLE))) < chance
+                yield values, {n: ~absent[:num, j] for j, n in enumerate(MISSABLE)}, info
 
-    def _draw_patients(self, num: int, latent: Generator, pixel: Generator, sample: Generator):
+    def _draw_patients(self, num: int, latent: Generator, pixel: Generator):
+        """(values, info) of all but the ecg."""
         law = self.patient_law
         # (2, BLOCK): the patient, and a stranger whom xray or ecg may show instead
         severity = latent.exponential(L.SEVERITY_MEAN, (2, BLOCK))
@@ -185,7 +222,6 @@ class SyntheticDataGenerator:
         values = dict(zip(L.SCALARS, scalars[0, :num].T.astype(np.float32), strict=True))
         values["severity"] = severity[0, :num].astype(np.float32)
         values["xray"] = self._xray(info, pixel)[:, None]
-        values["ecg"] = self._ecg(info, sample)[:, None]
         return values, info
 
     def _xray(self, info: dict[str, np.ndarray], pixel: Generator) -> np.ndarray:
@@ -198,10 +234,16 @@ class SyntheticDataGenerator:
         x += rows.astype(np.float32)[:, :, None] * columns.astype(np.float32)[:, None, :]
         return x + np.float32(law.pixel_sd) * pixel.standard_normal(x.shape, np.float32)
 
-    def _ecg(self, info: dict[str, np.ndarray], sample: Generator) -> np.ndarray:
+    def _ecg(
+        self, info: dict[str, np.ndarray], sample: Generator, simulator: EcgSimulator | None
+    ) -> np.ndarray:
         """(B, T) float32."""
         law = self.patient_law
-        x = info["gain"].astype(np.float32)[:, None] * law.beats(info["rate_bin"], info["phase"])
+        if simulator is None:
+            beats = law.beats(info["rate_bin"], info["phase"])
+        else:
+            beats = simulator.traces(info["rate_bin"] / 10, info["phase"] / L.PHASES, info["ecg_seed"])
+        x = info["gain"].astype(np.float32)[:, None] * beats
         x += info["wander"] @ law.slow.astype(np.float32)
         return x + np.float32(law.ecg_sd) * sample.standard_normal(x.shape, np.float32)
 
