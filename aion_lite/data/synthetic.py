@@ -1,8 +1,7 @@
 """SyntheticDataGenerator: patients from a known law, in memory or written to disk block by block.
 
 The law is written down in synthetic_law.py, its Bayes limit in synthetic_limit.py. May import the
-declarations, the data set and the
-ECG simulator; knows nothing of codecs and models.
+declarations, the data set and the ECG simulator; knows nothing of codecs and models.
 """
 
 from __future__ import annotations
