@@ -173,7 +173,7 @@ class ScalarReservoirQuantizer(nn.Module):
         if len(x) and not self.transform(torch.stack(x.aminmax()).double()).isfinite().all():
             self._refuse(x)  # before anything has changed
         generator = torch.Generator()
-        generator.set_state(self.generator_state.cpu())
+        generator.set_state(self.generator_state)
         first = int(self.num_seen)
         # Item i (from 0) takes slot i while there is room, then a slot drawn from 0..i, if it has one.
         item = torch.arange(first, first + len(x), dtype=torch.float64)
@@ -289,9 +289,14 @@ class ScalarReservoirQuantizer(nn.Module):
         raise ValueError(f"{bad} of {x.numel()} are NaN, infinite or outside the scale: mark them absent.")
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True):
-        """Moves between devices but stays float32: half precision would shift every code."""
-        self._codebook = None
-        return super()._apply(lambda t: u if (u := fn(t)).dtype == t.dtype else t.to(u.device), recurse)
+        """Moves between devices but stays float32: half precision would shift every code.
+
+        The counter and the random state stay on the host, where they are read at every update.
+        """
+        self._codebook, on_host = None, (self.num_seen, self.generator_state)
+        super()._apply(lambda t: u if (u := fn(t)).dtype == t.dtype else t.to(u.device), recurse)
+        self.num_seen, self.generator_state = on_host
+        return self
 
     def _load_from_state_dict(self, *args, **kwargs):
         super()._load_from_state_dict(*args, **kwargs)

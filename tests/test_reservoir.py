@@ -252,6 +252,15 @@ def test_the_log_form_refuses_what_has_no_logarithm(bad):
         ScalarLogReservoirQuantizer(16, 50).update(torch.tensor([1.0, bad]))
 
 
+def test_what_is_counted_stays_on_the_host():
+    quantizer = ScalarReservoirQuantizer(codebook_size=4, reservoir_size=8)
+    quantizer.update(torch.arange(5.0))
+    moved = quantizer.to("meta")  # stands for a GPU
+    assert moved is quantizer and moved.reservoir.device.type == "meta"
+    assert moved.num_seen == 5 and moved.generator_state.device.type == "cpu"
+    assert set(moved.state_dict()) == {"reservoir", "num_seen", "generator_state"}
+
+
 def test_half_precision_leaves_the_reservoir_alone():
     quantizer, x = ScalarReservoirQuantizer(256, 1000), 1000 + normal(500)
     quantizer.update(x)
