@@ -140,3 +140,16 @@ def test_no_token_of_a_wrists_motion_reaches_the_raw_signal(pretrained, n):
     assert paired_difference(accuracy["signal"], accuracy.drop(columns="signal").max(axis=1))[1] > 0
     r2 = scores(pretrained, "series reconstruction", n, "r2")
     assert paired_difference(r2["scratch"], r2["pretrained"])[1] > 0
+
+
+@pytest.mark.parametrize("n", [50, 200, 1000, 3000, 10_000])
+def test_frozen_features_themselves_tell_classes_better_than_pixels(pretrained, n):
+    features = scores(pretrained, "feature probe", n, "accuracy")
+    pixels = scores(pretrained, "probe", n, "accuracy")["pixels"]
+    assert paired_difference(features["pretrained"], pixels)[1] > 0
+
+
+@pytest.mark.parametrize("n", [50, 200, 1000])
+def test_random_filters_give_a_series_back_better_than_pretrained_ones(pretrained, n):
+    r2 = scores(pretrained, "series reconstruction", n, "r2")
+    assert paired_difference(r2["random"], r2["pretrained"])[1] > 0

@@ -237,3 +237,11 @@ def test_frozen_features_of_supernovae_beat_an_encoder_from_scratch(unlabelled, 
     probe = accuracy_of(unlabelled, "spectrum", "probe")[method].loc[50]
     scratch = accuracy_of(unlabelled, "spectrum", "fine-tuned")["scratch"].loc[50]
     assert paired_difference(probe, scratch)[1] > 0
+
+
+@pytest.mark.parametrize("n", [1000, 5000])
+def test_simclr_is_a_little_ahead_of_moco_where_labelled_pictures_are_many(unlabelled, n):
+    by = scores(unlabelled, "image: fine-tuned", n, "accuracy")
+    assert paired_difference(by["simclr"], by["moco"])[1] > 0
+    if n == 5000:
+        assert paired_difference(by["moco"], by["both"])[1] > 0
