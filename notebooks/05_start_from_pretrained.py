@@ -461,17 +461,11 @@ table.rename(index=LABELS).round(3)
 
 
 # %% tags=["nbval-check-output"]
-def images_needed(curve: pd.Series, score: float) -> float:
-    """Where ``curve``, scores by n, reaches ``score``; its ends where it doesn't."""
-    rising = np.maximum.accumulate(curve.to_numpy())
-    first = np.r_[True, np.diff(rising) > 0]  # of equal scores the smallest n
-    logs = np.log(curve.index.to_numpy())[first]
-    return float(np.exp(np.interp(score, rising[first], logs)))
-
-
 toy = pd.Series([0.5, 0.6, 0.7], index=[10, 100, 1000])
 for level in (0.6, 0.65, 0.9):
-    print(f"{level} is reached with {images_needed(toy, level):.0f} images")
+    print(
+        f"{level} is reached with {evaluation.samples_needed(toy.index, toy, level):.0f} images"
+    )
 
 
 # %% [markdown]
@@ -614,7 +608,10 @@ def factor(task: str, method: str) -> list[dict]:
     base, theirs, rows = by["scratch"], by[method], []
     for n in by.index:
         needed = np.array(
-            [images_needed(base[s], theirs.loc[n, s]) for s in base.columns]
+            [
+                evaluation.samples_needed(base.index, base[s], theirs.loc[n, s])
+                for s in base.columns
+            ]
         )
         middle, low, high = np.exp(evaluation.seed_interval(np.log(needed / n)))
         clipped = {
@@ -910,7 +907,7 @@ print(f"R2 {report['r2']:.2f} from the last stage")
 # ```{exercise}
 # :label: ex-05-sizes
 #
-# Run `aion-lite run 05 -p sizes=100,300,1000 -o runs/05`, and work out the factors at 100 images from the records in its `results.json` with `images_needed`.
+# Run `aion-lite run 05 -p sizes=100,300,1000 -o runs/05`, and work out the factors at 100 images from the records in its `results.json` with `evaluation.samples_needed`.
 # ```
 #
 # ## Next
