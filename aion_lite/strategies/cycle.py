@@ -83,8 +83,8 @@ class Unpaired(nn.Module, ABC):
             self.register_buffer(f"places_{key}", places.to(model.modality_T.device), False)
         pair_code = None
         if pairs is not None and len(pairs):
-            Unpaired.check(self, pairs)
             pairs = pairs.to(model.modality_T.device)
+            Unpaired.check(self, pairs)
             pair_code = model.flatten(pairs.tokens, pairs.present)[0]
         self.register_buffer("pair_code", pair_code, False)  # (P, T)
 
