@@ -1,10 +1,12 @@
 """The GPU kernels of blocks.py: attention that normalises its queries and keys itself.
 
 FlashAttention-2 (Dao 2023) with a layer norm (no bias) of each query and key inside, so that normalised ones
-are never written, nor kept for the backward pass. Imports Triton, so blocks.py imports it only where there is
-a GPU.
+are never written, nor kept for the backward pass. What a kernel holds on to is normalised, what passes by is
+not: with weights w, mean m and 1 / deviation s of a key, q . norm(k) = s (qw . k - m sum(qw)), so keys enter
+the product as they come from memory, and the scores are set right (the gradients in the same way).
+Imports Triton, so blocks.py imports it only where there is a GPU.
 
-Shapes: B batch, H heads, N queries, M keys, E width of a head.
+Shapes: B batch, H heads, N queries, M keys, E width of a head; moments (B, H, 2, N or M): m and s.
 """
 
 import torch
@@ -16,22 +18,27 @@ from torch import Tensor
 FORWARD = (64, 64, 4, 2)
 QUERIES_BACKWARD = (64, 64, 4, 3)
 KEYS_BACKWARD = (64, 64, 4, 2)
+MOMENTS = 64  # rows at a time
 EPS = 1e-5  # of the layer norms, as torch has it
+LOG2_E = tl.constexpr(1.4426950408889634)  # exponentials are of base 2, as the GPU has them
 
 
 @triton.jit
-def _normed(x, E: tl.constexpr, EPS: tl.constexpr):
-    """Rows of x in float32 -> (rows normalised, their 1 / deviation)."""
-    centred = x - (tl.sum(x, 1) / E)[:, None]
-    scale = 1 / tl.sqrt(tl.sum(centred * centred, 1) / E + EPS)
-    return centred * scale[:, None], scale
+def _rows(x, n, N, row, head, E: tl.constexpr):
+    """Rows n of a head, (rows, E), zeros beyond N."""
+    e = tl.arange(0, E)
+    return tl.load(x + n[:, None] * row + head * E + e[None, :], mask=n[:, None] < N, other=0.0)
 
 
 @triton.jit
-def _ready(x, weight, E: tl.constexpr, EPS: tl.constexpr):
-    """Rows of x as they enter the products: normalised, weighted, in their own precision."""
-    normed, _ = _normed(x.to(tl.float32), E, EPS)
-    return (normed * weight[None, :]).to(x.dtype)
+def _moments_of(moments, n, N):
+    """(mean, 1 / deviation) of the rows n of a head; 0 beyond N."""
+    return tl.load(moments + n, mask=n < N, other=0.0), tl.load(moments + N + n, mask=n < N, other=0.0)
+
+
+@triton.jit
+def _normed(x, mean, scale):
+    return (x.to(tl.float32) - mean[:, None]) * scale[:, None]
 
 
 @triton.jit
@@ -43,10 +50,10 @@ def _through_norm(grad, normed, scale, weight, E: tl.constexpr):
 
 
 @triton.jit
-def _rows(x, n, N, row, head, E: tl.constexpr):
-    """Rows n of a head, (rows, E), zeros beyond N."""
-    e = tl.arange(0, E)
-    return tl.load(x + n[:, None] * row + head * E + e[None, :], mask=n[:, None] < N, other=0.0)
+def _scores(ready, sums, raw, mean, scale):
+    """Products of ready rows, whose sums are given, with raw ones as if those had been normalised."""
+    product = tl.dot(ready, tl.trans(raw), input_precision="ieee")
+    return (product - sums[:, None] * mean[None, :]) * scale[None, :]
 
 
 @triton.jit
@@ -59,26 +66,44 @@ def _seen(mask, n, m, N, M, mask_n, mask_m, MASKED: tl.constexpr):
 
 
 @triton.jit
+def _moments(x, moments, N, H, row, E: tl.constexpr, BLOCK: tl.constexpr, EPS: tl.constexpr):
+    b, h = (tl.program_id(0) // H).to(tl.int64), tl.program_id(0) % H
+    n = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    x_NE = _rows(x + b * N * row, n, N, row, h, E).to(tl.float32)
+    mean_N = tl.sum(x_NE, 1) / E
+    centred_NE = x_NE - mean_N[:, None]
+    moments += (b * H + h) * 2 * N
+    tl.store(moments + n, mean_N, mask=n < N)
+    tl.store(moments + N + n, 1 / tl.sqrt(tl.sum(centred_NE * centred_NE, 1) / E + EPS), mask=n < N)
+
+
+@triton.jit
 def _forward(
-    q, k, v, q_weight, k_weight, mask, out, lse, N, M, H, q_row, k_row, mask_b, mask_n, mask_m, factor,
-    E: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_M: tl.constexpr, MASKED: tl.constexpr, EPS: tl.constexpr,
+    q, k, v, q_weight, k_weight, mask, q_moments, k_moments, out, lse,
+    N, M, H, q_row, k_row, mask_b, mask_n, mask_m, factor,
+    E: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_M: tl.constexpr, MASKED: tl.constexpr, WHOLE: tl.constexpr,
 ):  # fmt: skip
     b, h = (tl.program_id(0) // H).to(tl.int64), tl.program_id(0) % H
     q, k, v, mask = q + b * N * q_row, k + b * M * k_row, v + b * M * k_row, mask + b * mask_b
+    q_moments, k_moments = q_moments + (b * H + h) * 2 * N, k_moments + (b * H + h) * 2 * M
     n, e = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N), tl.arange(0, E)
-    kw_E = tl.load(k_weight + e)
-    q_NE = _ready(_rows(q, n, N, q_row, h, E), tl.load(q_weight + e), E, EPS)
+    weight_E = tl.load(q_weight + e) * tl.load(k_weight + e) * (factor * LOG2_E)
+    q_NE = _rows(q, n, N, q_row, h, E)
     dtype = q_NE.dtype
+    mean_N, scale_N = _moments_of(q_moments, n, N)
+    q_NE = (_normed(q_NE, mean_N, scale_N) * weight_E[None, :]).to(dtype)
+    sum_N = tl.sum(q_NE.to(tl.float32), 1)
     top_N, total_N = tl.full([BLOCK_N], -1e30, tl.float32), tl.zeros([BLOCK_N], tl.float32)
     out_NE = tl.zeros([BLOCK_N, E], tl.float32)
     for start in range(0, M, BLOCK_M):
         m = start + tl.arange(0, BLOCK_M)
-        k_ME = _ready(_rows(k, m, M, k_row, h, E), kw_E, E, EPS)
-        score_NM = tl.dot(q_NE, tl.trans(k_ME), input_precision="ieee") * factor
-        seen_NM = _seen(mask, n[:, None], m[None, :], N, M, mask_n, mask_m, MASKED)
-        score_NM = tl.where(seen_NM, score_NM, float("-inf"))
+        mean_M, scale_M = _moments_of(k_moments, m, M)
+        score_NM = _scores(q_NE, sum_N, _rows(k, m, M, k_row, h, E), mean_M, scale_M)
+        if MASKED or not WHOLE:
+            seen_NM = _seen(mask, n[:, None], m[None, :], N, M, mask_n, mask_m, MASKED)
+            score_NM = tl.where(seen_NM, score_NM, float("-inf"))
         higher_N = tl.maximum(top_N, tl.max(score_NM, 1))
-        p_NM, shrink_N = tl.exp(score_NM - higher_N[:, None]), tl.exp(top_N - higher_N)
+        p_NM, shrink_N = tl.exp2(score_NM - higher_N[:, None]), tl.exp2(top_N - higher_N)
         total_N = total_N * shrink_N + tl.sum(p_NM, 1)
         out_NE = out_NE * shrink_N[:, None]
         out_NE += tl.dot(p_NM.to(dtype), _rows(v, m, M, k_row, h, E), input_precision="ieee")
@@ -86,78 +111,91 @@ def _forward(
     total_N = tl.maximum(total_N, 1e-30)
     places = (b * N + n[:, None]) * H * E + h * E + e[None, :]
     tl.store(out + places, (out_NE / total_N[:, None]).to(dtype), mask=n[:, None] < N)
-    tl.store(lse + (b * H + h) * N + n, top_N + tl.log(total_N), mask=n < N)
+    tl.store(lse + (b * H + h) * N + n, top_N + tl.log2(total_N), mask=n < N)
 
 
 @triton.jit
 def _queries_backward(
-    q, k, v, q_weight, k_weight, mask, out, lse, grad, delta, dq, dq_weight,
+    q, k, v, q_weight, k_weight, mask, q_moments, k_moments, out, lse, grad, delta, dq, dq_weight,
     N, M, H, q_row, k_row, mask_b, mask_n, mask_m, factor,
-    E: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_M: tl.constexpr, MASKED: tl.constexpr, EPS: tl.constexpr,
+    E: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_M: tl.constexpr, MASKED: tl.constexpr, WHOLE: tl.constexpr,
 ):  # fmt: skip
     b, h = (tl.program_id(0) // H).to(tl.int64), tl.program_id(0) % H
     q, k, v, mask = q + b * N * q_row, k + b * M * k_row, v + b * M * k_row, mask + b * mask_b
+    q_moments, k_moments = q_moments + (b * H + h) * 2 * N, k_moments + (b * H + h) * 2 * M
     out, grad = out + b * N * H * E, grad + b * N * H * E
     n, e = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N), tl.arange(0, E)
-    qw_E, kw_E = tl.load(q_weight + e), tl.load(k_weight + e)
-    q_NE = _rows(q, n, N, q_row, h, E)
-    dtype = q_NE.dtype
-    q_normed, q_scale = _normed(q_NE.to(tl.float32), E, EPS)
-    q_NE = (q_normed * qw_E[None, :]).to(dtype)
+    qw_E, kw_E = tl.load(q_weight + e), tl.load(k_weight + e) * factor
+    raw_NE = _rows(q, n, N, q_row, h, E)
+    dtype = raw_NE.dtype
+    mean_N, scale_N = _moments_of(q_moments, n, N)
+    q_NE = (_normed(raw_NE, mean_N, scale_N) * (qw_E * kw_E * LOG2_E)[None, :]).to(dtype)
+    sum_N = tl.sum(q_NE.to(tl.float32), 1)
     grad_NE = _rows(grad, n, N, H * E, h, E)
     delta_N = tl.sum(grad_NE.to(tl.float32) * _rows(out, n, N, H * E, h, E).to(tl.float32), 1)
     tl.store(delta + (b * H + h) * N + n, delta_N, mask=n < N)
     lse_N = tl.load(lse + (b * H + h) * N + n, mask=n < N, other=0.0)
-    dq_NE = tl.zeros([BLOCK_N, E], tl.float32)
+    dq_NE, along_N = tl.zeros([BLOCK_N, E], tl.float32), tl.zeros([BLOCK_N], tl.float32)
     for start in range(0, M, BLOCK_M):
         m = start + tl.arange(0, BLOCK_M)
-        k_ME = _ready(_rows(k, m, M, k_row, h, E), kw_E, E, EPS)
-        score_NM = tl.dot(q_NE, tl.trans(k_ME), input_precision="ieee") * factor
-        seen_NM = _seen(mask, n[:, None], m[None, :], N, M, mask_n, mask_m, MASKED)
-        p_NM = tl.where(seen_NM, tl.exp(score_NM - lse_N[:, None]), 0.0)
+        k_ME = _rows(k, m, M, k_row, h, E)
+        mean_M, scale_M = _moments_of(k_moments, m, M)
+        p_NM = tl.exp2(_scores(q_NE, sum_N, k_ME, mean_M, scale_M) - lse_N[:, None])
+        if MASKED or not WHOLE:
+            p_NM = tl.where(_seen(mask, n[:, None], m[None, :], N, M, mask_n, mask_m, MASKED), p_NM, 0.0)
         dp_NM = tl.dot(grad_NE, tl.trans(_rows(v, m, M, k_row, h, E)), input_precision="ieee")
-        ds_NM = (p_NM * (dp_NM - delta_N[:, None]) * factor).to(dtype)
+        ds_NM = (p_NM * (dp_NM - delta_N[:, None]) * scale_M[None, :]).to(dtype)
+        along_N += tl.sum(ds_NM.to(tl.float32) * mean_M[None, :], 1)
         dq_NE += tl.dot(ds_NM, k_ME, input_precision="ieee")
+    dq_NE = (dq_NE - along_N[:, None]) * kw_E[None, :]
+    normed_NE = _normed(_rows(q, n, N, q_row, h, E), mean_N, scale_N)  # read again rather than kept
     part = tl.program_id(0) * tl.num_programs(1) + tl.program_id(1)
-    tl.store(dq_weight + part * E + e, tl.sum(dq_NE * q_normed, 0))
-    dq_NE = _through_norm(dq_NE, q_normed, q_scale, qw_E, E)
+    tl.store(dq_weight + part * E + e, tl.sum(dq_NE * normed_NE, 0))
+    dq_NE = _through_norm(dq_NE, normed_NE, scale_N, qw_E, E)
     tl.store(dq + (b * N + n[:, None]) * q_row + h * E + e[None, :], dq_NE.to(dtype), mask=n[:, None] < N)
 
 
 @triton.jit
 def _keys_backward(
-    q, k, v, q_weight, k_weight, mask, lse, grad, delta, dk, dv, dk_weight,
+    q, k, v, q_weight, k_weight, mask, q_moments, k_moments, lse, grad, delta, dk, dv, dk_weight,
     N, M, H, q_row, k_row, mask_b, mask_n, mask_m, factor,
-    E: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_M: tl.constexpr, MASKED: tl.constexpr, EPS: tl.constexpr,
+    E: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_M: tl.constexpr, MASKED: tl.constexpr, WHOLE: tl.constexpr,
 ):  # fmt: skip
     b, h = (tl.program_id(0) // H).to(tl.int64), tl.program_id(0) % H
     q, k, v, mask = q + b * N * q_row, k + b * M * k_row, v + b * M * k_row, mask + b * mask_b
+    q_moments, k_moments = q_moments + (b * H + h) * 2 * N, k_moments + (b * H + h) * 2 * M
     grad, lse, delta = grad + b * N * H * E, lse + (b * H + h) * N, delta + (b * H + h) * N
     m, e = tl.program_id(1) * BLOCK_M + tl.arange(0, BLOCK_M), tl.arange(0, E)
-    qw_E, kw_E = tl.load(q_weight + e), tl.load(k_weight + e)
-    k_ME, v_ME = _ready(_rows(k, m, M, k_row, h, E), kw_E, E, EPS), _rows(v, m, M, k_row, h, E)
-    dtype = k_ME.dtype
+    qw_E, kw_E = tl.load(q_weight + e) * factor, tl.load(k_weight + e)
+    raw_ME, v_ME = _rows(k, m, M, k_row, h, E), _rows(v, m, M, k_row, h, E)
+    dtype = raw_ME.dtype
+    mean_M, scale_M = _moments_of(k_moments, m, M)
+    k_ME = (_normed(raw_ME, mean_M, scale_M) * (qw_E * kw_E * LOG2_E)[None, :]).to(dtype)
+    sum_M = tl.sum(k_ME.to(tl.float32), 1)
     dk_ME, dv_ME = tl.zeros([BLOCK_M, E], tl.float32), tl.zeros([BLOCK_M, E], tl.float32)
+    along_M = tl.zeros([BLOCK_M], tl.float32)
     for start in range(0, N, BLOCK_N):
         n = start + tl.arange(0, BLOCK_N)
-        q_NE = _ready(_rows(q, n, N, q_row, h, E), qw_E, E, EPS)
-        grad_NE = _rows(grad, n, N, H * E, h, E)
-        lse_N, delta_N = tl.load(lse + n, mask=n < N, other=0.0), tl.load(delta + n, mask=n < N, other=0.0)
+        q_NE, grad_NE = _rows(q, n, N, q_row, h, E), _rows(grad, n, N, H * E, h, E)
+        mean_N, scale_N = _moments_of(q_moments, n, N)
+        lse_N = tl.load(lse + n, mask=n < N, other=0.0)
+        delta_N = tl.load(delta + n, mask=n < N, other=0.0)
         # Keys along the rows: what is summed over queries is then a plain product.
-        score_MN = tl.dot(k_ME, tl.trans(q_NE), input_precision="ieee") * factor
-        seen_MN = _seen(mask, n[None, :], m[:, None], N, M, mask_n, mask_m, MASKED)
-        p_MN = tl.where(seen_MN, tl.exp(score_MN - lse_N[None, :]), 0.0)
+        p_MN = tl.exp2(_scores(k_ME, sum_M, q_NE, mean_N, scale_N) - lse_N[None, :])
+        if MASKED or not WHOLE:
+            p_MN = tl.where(_seen(mask, n[None, :], m[:, None], N, M, mask_n, mask_m, MASKED), p_MN, 0.0)
         dv_ME += tl.dot(p_MN.to(dtype), grad_NE, input_precision="ieee")
         dp_MN = tl.dot(v_ME, tl.trans(grad_NE), input_precision="ieee")
-        ds_MN = (p_MN * (dp_MN - delta_N[None, :]) * factor).to(dtype)
+        ds_MN = (p_MN * (dp_MN - delta_N[None, :]) * scale_N[None, :]).to(dtype)
+        along_M += tl.sum(ds_MN.to(tl.float32) * mean_N[None, :], 1)
         dk_ME += tl.dot(ds_MN, q_NE, input_precision="ieee")
     places = (b * M + m[:, None]) * k_row + h * E + e[None, :]
     tl.store(dv + places, dv_ME.to(dtype), mask=m[:, None] < M)
-    # What was normalised is read again rather than kept through the loop.
-    k_normed, k_scale = _normed(_rows(k, m, M, k_row, h, E).to(tl.float32), E, EPS)
+    dk_ME = (dk_ME - along_M[:, None]) * qw_E[None, :]
+    normed_ME = _normed(_rows(k, m, M, k_row, h, E), mean_M, scale_M)
     part = tl.program_id(0) * tl.num_programs(1) + tl.program_id(1)
-    tl.store(dk_weight + part * E + e, tl.sum(dk_ME * k_normed, 0))
-    tl.store(dk + places, _through_norm(dk_ME, k_normed, k_scale, kw_E, E).to(dtype), mask=m[:, None] < M)
+    tl.store(dk_weight + part * E + e, tl.sum(dk_ME * normed_ME, 0))
+    tl.store(dk + places, _through_norm(dk_ME, normed_ME, scale_M, kw_E, E).to(dtype), mask=m[:, None] < M)
 
 
 def _split(q: Tensor, kv: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
@@ -176,23 +214,32 @@ def _arguments(q: Tensor, kv: Tensor | None, mask: Tensor | None, num_heads: int
     strides = (mask.stride(0), mask.stride(2), mask.stride(3)) if masked else (0, 0, 0)
     E = D // num_heads
     sizes = (N, M, num_heads, q_BND.stride(1), k_BMD.stride(1), *strides, E**-0.5)
-    return (q_BND, k_BMD, v_BMD), mask, sizes, {"E": E, "MASKED": masked, "EPS": EPS}
+    return (q_BND, k_BMD, v_BMD), mask, sizes, {"E": E, "MASKED": masked}
 
 
-def _tiles(settings: tuple[int, int, int, int], N: int, M: int) -> dict[str, int]:
+def _tiles(settings: tuple[int, int, int, int], N: int, M: int) -> dict[str, int | bool]:
     block_n, block_m, warps, stages = settings
     block_n, block_m = (min(b, max(16, triton.next_power_of_2(n))) for b, n in ((block_n, N), (block_m, M)))
-    return {"BLOCK_N": block_n, "BLOCK_M": block_m, "num_warps": warps, "num_stages": stages}
+    whole = N % block_n == 0 and M % block_m == 0
+    return {"BLOCK_N": block_n, "BLOCK_M": block_m, "WHOLE": whole, "num_warps": warps, "num_stages": stages}
+
+
+def _moments_per_head(x_BND: Tensor, num_heads: int) -> Tensor:
+    (B, N, D), row = x_BND.shape, x_BND.stride(1)
+    moments = x_BND.new_empty(B, num_heads, 2, N, dtype=torch.float32)
+    sizes = (N, num_heads, row, D // num_heads, MOMENTS, EPS)
+    _moments[(B * num_heads, triton.cdiv(N, MOMENTS))](x_BND, moments, *sizes)
+    return moments
 
 
 @torch.library.custom_op("aion_lite::attend", mutates_args=())
 def attend(
     q: Tensor, kv: Tensor | None, q_weight: Tensor, k_weight: Tensor, mask: Tensor | None, num_heads: int
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Attention of q (B, N, D) on kv (B, M, 2 D), or with kv None of the packed q, k, v (B, N, 3 D).
 
     ``mask``: bool, broadcastable to (B, 1, N, M). Returns (B, N, D) and, for the backward pass, the logarithm
-    of each query's sum of exponentials (B, H, N).
+    (base 2) of each query's sum of exponentials (B, H, N), and the moments of queries and of keys.
     """
     q, kv = q.contiguous(), None if kv is None else kv.contiguous()
     q_weight, k_weight = q_weight.contiguous(), k_weight.contiguous()
@@ -201,23 +248,25 @@ def attend(
     out_BND, lse_BHN = q.new_empty(B, N, D), q.new_empty(B, num_heads, N, dtype=torch.float32)
     tiles = _tiles(FORWARD, *sizes[:2])
     with torch.cuda.device_of(q):  # Triton launches on the current device, wherever the tensors are
+        moments = [_moments_per_head(x, num_heads) for x in views[:2]]
         _forward[(B * num_heads, triton.cdiv(N, tiles["BLOCK_N"]))](
-            *views, q_weight, k_weight, mask, out_BND, lse_BHN, *sizes, **constants, **tiles
+            *views, q_weight, k_weight, mask, *moments, out_BND, lse_BHN, *sizes, **constants, **tiles
         )
-    return out_BND, lse_BHN
+    return out_BND, lse_BHN, *moments
 
 
 @attend.register_fake
 def _(q, kv, q_weight, k_weight, mask, num_heads):
     D = q.shape[-1] // (3 if kv is None else 1)
-    B, N = q.shape[:2]
-    return q.new_empty(B, N, D), q.new_empty(B, num_heads, N, dtype=torch.float32)
+    (B, N), M = q.shape[:2], (q if kv is None else kv).shape[1]
+    of_heads = [(B, num_heads, N), (B, num_heads, 2, N), (B, num_heads, 2, M)]
+    return q.new_empty(B, N, D), *(q.new_empty(shape, dtype=torch.float32) for shape in of_heads)
 
 
 @torch.library.custom_op("aion_lite::attend_backward", mutates_args=())
 def attend_backward(
-    grad: Tensor, out: Tensor, lse: Tensor, q: Tensor, kv: Tensor | None, q_weight: Tensor, k_weight: Tensor,
-    mask: Tensor | None, num_heads: int,
+    grad: Tensor, out: Tensor, lse: Tensor, q_moments: Tensor, k_moments: Tensor,
+    q: Tensor, kv: Tensor | None, q_weight: Tensor, k_weight: Tensor, mask: Tensor | None, num_heads: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """Gradients of q, kv (empty if None) and both weights."""
     q, kv, grad = q.contiguous(), None if kv is None else kv.contiguous(), grad.contiguous()
@@ -231,7 +280,7 @@ def attend_backward(
         q.new_empty(heads * parts, E, dtype=torch.float32) for parts in (num_queries, num_keys)
     )
     delta, (dq_BND, dk_BMD, dv_BMD) = torch.empty_like(lse), _split(dq, dkv)
-    inputs = (*views, q_weight, k_weight, mask)
+    inputs = (*views, q_weight, k_weight, mask, q_moments, k_moments)
     with torch.cuda.device_of(q):
         _queries_backward[(heads, num_queries)](
             *inputs, out, lse, grad, delta, dq_BND, dq_weight, *sizes, **constants, **of_queries
@@ -243,7 +292,7 @@ def attend_backward(
 
 
 @attend_backward.register_fake
-def _(grad, out, lse, q, kv, q_weight, k_weight, mask, num_heads):
+def _(grad, out, lse, q_moments, k_moments, q, kv, q_weight, k_weight, mask, num_heads):
     dkv = q.new_empty(0) if kv is None else torch.empty_like(kv)
     weights = (torch.empty_like(w, dtype=torch.float32) for w in (q_weight, k_weight))
     return torch.empty_like(q), dkv, *weights
@@ -254,12 +303,9 @@ def _keep(ctx, inputs, output):
     ctx.save_for_backward(*output, q, kv, q_weight, k_weight, mask)
 
 
-def _gradients(ctx, grad, _):
-    out, lse, q, kv, q_weight, k_weight, mask = ctx.saved_tensors
-    dq, dkv, dq_weight, dk_weight = attend_backward(
-        grad, out, lse, q, kv, q_weight, k_weight, mask, ctx.num_heads
-    )
-    return dq, None if kv is None else dkv, dq_weight, dk_weight, None, None
+def _gradients(ctx, grad, *_):
+    dq, dkv, dq_weight, dk_weight = attend_backward(grad, *ctx.saved_tensors, ctx.num_heads)
+    return dq, None if ctx.saved_tensors[5] is None else dkv, dq_weight, dk_weight, None, None
 
 
 attend.register_autograd(_gradients, setup_context=_keep)

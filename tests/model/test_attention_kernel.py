@@ -101,6 +101,20 @@ def test_the_kernels_are_the_plain_path_of_odd_inputs(monkeypatch, kind):
 
 
 @interpreted
+def test_keys_far_from_zero_of_the_plain_path_are_normalised_as_well():
+    torch.manual_seed(0)
+    qkv = (torch.randn(2, 70, 96) + 50).requires_grad_()
+    weight, above = torch.randn(2, 16), torch.randn(2, 70, 32)
+    parts = [x.unflatten(-1, (2, 16)).transpose(1, 2) for x in qkv.chunk(3, -1)]
+    q, k = (F.layer_norm(x, (16,), w) for x, w in zip(parts[:2], weight, strict=True))
+    plain = F.scaled_dot_product_attention(q, k, parts[2]).transpose(1, 2).flatten(2)
+    ours = fused.attend(qkv, None, *weight, None, 2)
+    torch.testing.assert_close(ours, plain, rtol=1e-4, atol=1e-4)
+    grads = [torch.autograd.grad(out, qkv, above)[0] for out in (ours, plain)]
+    torch.testing.assert_close(*grads, rtol=1e-3, atol=1e-3)
+
+
+@interpreted
 def test_the_operators_of_the_plain_path_keep_torchs_rules():
     from aion_lite.model.attention_kernel import attend
 
