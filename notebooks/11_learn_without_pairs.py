@@ -198,7 +198,9 @@ usual = {
 train(coin_model, drawn(begun, 4000, 0), steps=150, **usual)
 archives = drawn(np.outer(first, second), 8000, 1)  # nothing but marginals
 back_translate(coin_model, archives, ["x"], ["y"], rounds=4, steps=60, **usual)
-told = coin_model.predict({"x": torch.tensor([[0], [1]])}, "y").probabilities.cpu()
+told = coin_model.predict(
+    {"x": torch.tensor([[0], [1]])}, "y"
+).probabilities.cpu()
 learnt = first[:, None] * told.double().numpy()
 assert abs(learnt - joint).max() < 0.05, "back-translation ended elsewhere"
 print("by formula:", joint.round(1).tolist())

@@ -14,11 +14,14 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-# Queries and keys at a time, warps, stages of the pipeline: measured on an H100 at 128 and 256 of either.
-FORWARD = (64, 64, 4, 2)
-QUERIES_BACKWARD = (64, 64, 4, 3)
-KEYS_BACKWARD = (64, 64, 4, 2)
-MOMENTS = 64  # rows at a time
+from aion_lite.model.launch import launch
+
+# Queries and keys at a time, warps, stages of the pipeline, registers a thread: the fastest of those tried on
+# an H200, at 128 and 256 of either.
+FORWARD = (128, 64, 8, 3, 128)
+QUERIES_BACKWARD = (64, 32, 4, 3, 128)
+KEYS_BACKWARD = (32, 64, 4, 3, 168)
+KEYS = 64  # keys at a time of which the moments are taken
 EPS = 1e-5  # of the layer norms, as torch has it
 LOG2_E = tl.constexpr(1.4426950408889634)  # exponentials are of base 2, as the GPU has them
 
@@ -66,15 +69,22 @@ def _seen(mask, n, m, N, M, mask_n, mask_m, MASKED: tl.constexpr):
 
 
 @triton.jit
-def _moments(x, moments, N, H, row, E: tl.constexpr, BLOCK: tl.constexpr, EPS: tl.constexpr):
+def _measured(x, moments, n, N, E: tl.constexpr, EPS: tl.constexpr):
+    """(mean, 1 / deviation) of rows of x, which are the rows n of a head; stored, too."""
+    x = x.to(tl.float32)
+    mean = tl.sum(x, 1) / E
+    centred = x - mean[:, None]
+    scale = 1 / tl.sqrt(tl.sum(centred * centred, 1) / E + EPS)
+    tl.store(moments + n, mean, mask=n < N)
+    tl.store(moments + N + n, scale, mask=n < N)
+    return mean, scale
+
+
+@triton.jit
+def _measure_keys(k, moments, M, H, row, E: tl.constexpr, BLOCK: tl.constexpr, EPS: tl.constexpr):
     b, h = (tl.program_id(0) // H).to(tl.int64), tl.program_id(0) % H
-    n = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    x_NE = _rows(x + b * N * row, n, N, row, h, E).to(tl.float32)
-    mean_N = tl.sum(x_NE, 1) / E
-    centred_NE = x_NE - mean_N[:, None]
-    moments += (b * H + h) * 2 * N
-    tl.store(moments + n, mean_N, mask=n < N)
-    tl.store(moments + N + n, 1 / tl.sqrt(tl.sum(centred_NE * centred_NE, 1) / E + EPS), mask=n < N)
+    m = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    _measured(_rows(k + b * M * row, m, M, row, h, E), moments + (b * H + h) * 2 * M, m, M, E, EPS)
 
 
 @triton.jit
@@ -82,6 +92,7 @@ def _forward(
     q, k, v, q_weight, k_weight, mask, q_moments, k_moments, out, lse,
     N, M, H, q_row, k_row, mask_b, mask_n, mask_m, factor,
     E: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_M: tl.constexpr, MASKED: tl.constexpr, WHOLE: tl.constexpr,
+    EPS: tl.constexpr,
 ):  # fmt: skip
     b, h = (tl.program_id(0) // H).to(tl.int64), tl.program_id(0) % H
     q, k, v, mask = q + b * N * q_row, k + b * M * k_row, v + b * M * k_row, mask + b * mask_b
@@ -90,7 +101,7 @@ def _forward(
     weight_E = tl.load(q_weight + e) * tl.load(k_weight + e) * (factor * LOG2_E)
     q_NE = _rows(q, n, N, q_row, h, E)
     dtype = q_NE.dtype
-    mean_N, scale_N = _moments_of(q_moments, n, N)
+    mean_N, scale_N = _measured(q_NE, q_moments, n, N, E, EPS)
     q_NE = (_normed(q_NE, mean_N, scale_N) * weight_E[None, :]).to(dtype)
     sum_N = tl.sum(q_NE.to(tl.float32), 1)
     top_N, total_N = tl.full([BLOCK_N], -1e30, tl.float32), tl.zeros([BLOCK_N], tl.float32)
@@ -217,19 +228,13 @@ def _arguments(q: Tensor, kv: Tensor | None, mask: Tensor | None, num_heads: int
     return (q_BND, k_BMD, v_BMD), mask, sizes, {"E": E, "MASKED": masked}
 
 
-def _tiles(settings: tuple[int, int, int, int], N: int, M: int) -> dict[str, int | bool]:
-    block_n, block_m, warps, stages = settings
+def _tiles(settings: tuple[int, int, int, int, int], N: int, M: int) -> dict[str, int | bool]:
+    block_n, block_m, warps, stages, registers = settings
     block_n, block_m = (min(b, max(16, triton.next_power_of_2(n))) for b, n in ((block_n, N), (block_m, M)))
-    whole = N % block_n == 0 and M % block_m == 0
-    return {"BLOCK_N": block_n, "BLOCK_M": block_m, "WHOLE": whole, "num_warps": warps, "num_stages": stages}
-
-
-def _moments_per_head(x_BND: Tensor, num_heads: int) -> Tensor:
-    (B, N, D), row = x_BND.shape, x_BND.stride(1)
-    moments = x_BND.new_empty(B, num_heads, 2, N, dtype=torch.float32)
-    sizes = (N, num_heads, row, D // num_heads, MOMENTS, EPS)
-    _moments[(B * num_heads, triton.cdiv(N, MOMENTS))](x_BND, moments, *sizes)
-    return moments
+    return {
+        "BLOCK_N": block_n, "BLOCK_M": block_m, "WHOLE": N % block_n == 0 and M % block_m == 0,
+        "num_warps": warps, "num_stages": stages, "maxnreg": registers,
+    }  # fmt: skip
 
 
 @torch.library.custom_op("aion_lite::attend", mutates_args=())
@@ -246,13 +251,19 @@ def attend(
     views, mask, sizes, constants = _arguments(q, kv, mask, num_heads)
     B, N, D = views[0].shape
     out_BND, lse_BHN = q.new_empty(B, N, D), q.new_empty(B, num_heads, N, dtype=torch.float32)
-    tiles = _tiles(FORWARD, *sizes[:2])
+    (N, M), tiles = sizes[:2], _tiles(FORWARD, *sizes[:2])
+    q_moments, k_moments = (q.new_empty(B, num_heads, 2, n, dtype=torch.float32) for n in (N, M))
     with torch.cuda.device_of(q):  # Triton launches on the current device, wherever the tensors are
-        moments = [_moments_per_head(x, num_heads) for x in views[:2]]
-        _forward[(B * num_heads, triton.cdiv(N, tiles["BLOCK_N"]))](
-            *views, q_weight, k_weight, mask, *moments, out_BND, lse_BHN, *sizes, **constants, **tiles
-        )
-    return out_BND, lse_BHN, *moments
+        launch(
+            _measure_keys, (B * num_heads, triton.cdiv(M, KEYS)), views[1], k_moments, M, num_heads,
+            views[1].stride(1), E=constants["E"], BLOCK=KEYS, EPS=EPS,
+        )  # fmt: skip
+        launch(
+            _forward, (B * num_heads, triton.cdiv(N, tiles["BLOCK_N"])),
+            *views, q_weight, k_weight, mask, q_moments, k_moments, out_BND, lse_BHN, *sizes,
+            EPS=EPS, **constants, **tiles,
+        )  # fmt: skip
+    return out_BND, lse_BHN, q_moments, k_moments
 
 
 @attend.register_fake
@@ -282,12 +293,14 @@ def attend_backward(
     delta, (dq_BND, dk_BMD, dv_BMD) = torch.empty_like(lse), _split(dq, dkv)
     inputs = (*views, q_weight, k_weight, mask, q_moments, k_moments)
     with torch.cuda.device_of(q):
-        _queries_backward[(heads, num_queries)](
-            *inputs, out, lse, grad, delta, dq_BND, dq_weight, *sizes, **constants, **of_queries
-        )
-        _keys_backward[(heads, num_keys)](
-            *inputs, lse, grad, delta, dk_BMD, dv_BMD, dk_weight, *sizes, **constants, **of_keys
-        )
+        launch(
+            _queries_backward, (heads, num_queries),
+            *inputs, out, lse, grad, delta, dq_BND, dq_weight, *sizes, **constants, **of_queries,
+        )  # fmt: skip
+        launch(
+            _keys_backward, (heads, num_keys),
+            *inputs, lse, grad, delta, dk_BMD, dv_BMD, dk_weight, *sizes, **constants, **of_keys,
+        )  # fmt: skip
     return dq, q.new_empty(0) if dkv is None else dkv, dq_weight.sum(0), dk_weight.sum(0)
 
 

@@ -33,6 +33,8 @@ class SwiGLU(nn.Module):
 
     def forward(self, x_BND: Tensor) -> Tensor:
         both = F.linear(x_BND, torch.cat([self.gate.weight, self.up.weight]))  # one large product
+        if fused.serves(both):
+            return fused.gated_down(both, self.down.weight)
         gate_BNF, up_BNF = both.chunk(2, -1)
         return self.down(F.silu(gate_BNF) * up_BNF)
 

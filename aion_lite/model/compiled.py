@@ -23,6 +23,7 @@ def compiled(model: nn.Module) -> Iterator[None]:
     """
     width = model.config["d_model"] // model.config["nhead"]
     if torch.cuda.is_available() and width in fused.WIDTHS:
+        _start_workers()
         fused.try_kernels(width=width)
     if not hasattr(model, "_compiled"):
         losses = torch.compile(model.head.losses, dynamic=False)
@@ -38,3 +39,12 @@ def compiled(model: nn.Module) -> Iterator[None]:
         del model.head.__dict__["losses"]
         for block in blocks:
             del block.__dict__["_compiled_call_impl"]
+
+
+def _start_workers() -> None:
+    """Those of torch.compile take seconds to start: time in which our kernels are built."""
+    try:
+        from torch._inductor.async_compile import maybe_warm_pool
+    except ImportError:  # they start with the first compilation
+        return
+    maybe_warm_pool()

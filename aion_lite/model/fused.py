@@ -1,4 +1,4 @@
-"""Whether attention runs in our own kernels here, tried once. May import attention_kernel, on a GPU alone."""
+"""Whether our own kernels run here, tried once. May import those kernels, on a GPU alone."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ WIDTHS = (16, 32, 64, 128)  # of a head
 works: bool | None = None  # None: not tried yet
 
 
-def serves(x: Tensor, width: int) -> bool:
-    """Whether the kernels serve attention on ``x``: half precision on a GPU, heads of 16 to 128."""
+def serves(x: Tensor, width: int = WIDTHS[0]) -> bool:
+    """Whether the kernels serve ``x``: half precision on a GPU, and heads of 16 to 128."""
     if not (x.is_cuda and x.dtype in (torch.bfloat16, torch.float16) and width in WIDTHS):
         return False
     if works is None and not torch.compiler.is_compiling():  # a compiled model is tried before (compiled.py)
@@ -21,21 +21,33 @@ def serves(x: Tensor, width: int) -> bool:
 
 
 def try_kernels(device: torch.device | str = "cuda", width: int = 64) -> None:
-    """Build the kernels for heads of this width; a warning where Triton can't, and attention goes without.
+    """Build the kernels for heads of this width; a warning where Triton can't, and it goes without them.
 
-    They are the very kernels that a model with such heads needs without a mask: none is built for the trial.
+    They are the very kernels that a model with such heads needs: none is built for the trial.
     """
     global works
     if works is not None:
         return
-    try:
-        qkv = torch.ones(1, 64, 6 * width, device=device, dtype=torch.bfloat16, requires_grad=True)
-        weight = torch.ones(width, device=device)
+    options = {"device": device, "dtype": torch.bfloat16, "requires_grad": True}
+    mask = torch.ones(1, 1, 128, 128, device=device, dtype=torch.bool)
+
+    def run() -> None:
         with torch.enable_grad():
-            attend(qkv, None, weight, weight, None, 2).sum().backward()
+            weight = torch.ones(width, device=device)
+            for seen in (None, mask):
+                qkv = torch.ones(1, 128, 6 * width, **options)
+                attend(qkv, None, weight, weight, seen, 2).sum().backward()
+            both, down = torch.ones(1, 128, 128, **options), torch.ones(16, 64, **options)
+            gated_down(both, down).sum().backward()
+
+    try:
+        from aion_lite.model import launch
+
+        launch.build(run, device)
+        run()
         works = True
     except Exception as error:  # no Triton, no C compiler, no headers of Python
-        warnings.warn(f"Attention is slower on {device}, Triton builds no kernel: {error!r}", stacklevel=2)
+        warnings.warn(f"The model is slower on {device}, Triton builds no kernel: {error!r}", stacklevel=2)
         works = False
 
 
@@ -49,3 +61,10 @@ def attend(
     from aion_lite.model import attention_kernel
 
     return attention_kernel.attend(q, kv, q_weight, k_weight, mask, num_heads)[0]
+
+
+def gated_down(both: Tensor, weight: Tensor) -> Tensor:
+    """silu(gate) * up, times ``weight`` (D, F) -> (B, N, D); gate and up are the halves of ``both``."""
+    from aion_lite.model import gate_kernel
+
+    return gate_kernel.gated_down(both, weight.to(both.dtype))
