@@ -32,14 +32,15 @@ def _gate_forward(both, hidden, WIDTH, BLOCK: tl.constexpr):
 @triton.jit
 def _gate_backward(both, grad, hidden, d_both, WIDTH, BLOCK: tl.constexpr):
     row, i = tl.program_id(0).to(tl.int64), tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    inside, dtype = i < WIDTH, hidden.dtype.element_ty
+    inside = i < WIDTH
+    dtype: tl.constexpr = hidden.dtype.element_ty
     gate = tl.load(both + row * 2 * WIDTH + i, mask=inside).to(tl.float32)
     up = tl.load(both + row * 2 * WIDTH + WIDTH + i, mask=inside).to(tl.float32)
     above = tl.load(grad + row * WIDTH + i, mask=inside).to(tl.float32)
-    open_ = tl.sigmoid(gate)
-    silu = gate * open_
+    share = tl.sigmoid(gate)
+    silu = gate * share
     tl.store(hidden + row * WIDTH + i, (silu * up).to(dtype), mask=inside)
-    d_gate = above * up * (open_ + silu * (1 - open_))
+    d_gate = above * up * (share + silu * (1 - share))
     tl.store(d_both + row * 2 * WIDTH + i, d_gate.to(dtype), mask=inside)
     tl.store(d_both + row * 2 * WIDTH + WIDTH + i, (above * silu).to(dtype), mask=inside)
 
