@@ -8,8 +8,9 @@ codes), a spectrum (273, 1,024) and five scalars (1,024); bfloat16 products, fus
 through ``train`` itself, which also draws masks and clips gradients at every step; AION's masks are drawn
 once and for all, as polymathic-aion has no sampler of masks, and its gradients are not clipped.
 
-Each method runs in a process of its own, so that none meets another's memory, all on the first GPU; where
-there is a second, AION's model is compiled there meanwhile. Needs polymathic-aion.
+Each method runs in a process of its own, so that none meets another's memory, all on the first GPU. Where
+there is a second, what is measured after the two first steps is compiled there beforehand, into a cache that
+both share. Needs polymathic-aion.
 """
 
 import argparse
@@ -20,6 +21,7 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
+from concurrent.futures import Future, ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
 
@@ -187,12 +189,12 @@ def matmul_rate(n: int) -> float:
     return 2 * n**3 * 20 / (start.elapsed_time(stop) / 1e3)
 
 
-KERNELS = ("_forward", "_queries_backward", "_keys_backward")  # of model/attention_kernel.py
+KERNELS = ("_forward", "_queries_backward", "_keys_backward", "_measure_keys")  # of model/attention_kernel.py
 KINDS = {
     "attention": ("flash", "fmha", "attention", "sdpa", "cudnn_generated", "flex"),
     "matrix products": ("gemm", "nvjet", "cutlass", "cublas", "_mm", "splitk"),
     "optimiser and clipping": ("multi_tensor", "adam", "norm_foreach", "lpnorm"),
-    "norms, activations, heads (fused)": ("triton",),
+    "norms, activations, heads (fused)": ("triton", "_gate_"),
     "sampling of masks": ("sort", "topk", "radix", "scan", "searchsorted", "distribution", "bitonic"),
     "copies": ("memcpy", "memset", "copy", "cat"),
 }
@@ -221,12 +223,17 @@ def kinds(profiler, before, steps: int) -> list[dict]:
     return [{"kind": kind, "milliseconds": ms, "share": ms / total} for kind, ms in ordered]
 
 
-def measure(args, method: str, **settings) -> dict:
-    """One method in a process of its own; a row with ``error`` where it fails."""
-    command = [sys.executable, __file__, "--one", method, "--steps", str(args.steps)]
-    command += ["--rounds", str(args.rounds), *(["--tiny"] if args.tiny else [])]
+def alone(method: str, **settings) -> list[str]:
+    """The command that runs one method."""
+    command = [sys.executable, __file__, "--one", method]
     for name, value in settings.items():
         command += [f"--{name}"] if value is True else [f"--{name}", str(value)] if value is not False else []
+    return command
+
+
+def measure(args, method: str, **settings) -> dict:
+    """One method in a process of its own; a row with ``error`` where it fails."""
+    command = alone(method, steps=args.steps, rounds=args.rounds, tiny=args.tiny, **settings)
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     lines = done.stdout.strip().splitlines()
     if args.verbose:
@@ -268,29 +275,35 @@ def main(argv: list[str] | None = None) -> int:
 
 # variant -> how it is measured; the order is that of the runs, those that matter most first.
 AION, AION_COMPILED, TABLE, VALUE = "AION eager", "AION compiled", "ours, by table", "ours, by value"
+SECOND = "ours, by table, second process"
 FAST = {"compile": True, "record": True}
 RUNS = {
     (TABLE, 96): ("ours", {"embedding": "table", **FAST}),
-    ("ours, by table, second process", 96): ("ours", {"embedding": "table", **FAST, "profile": True}),
-    (TABLE, 256): ("ours", {"embedding": "table", **FAST}),
+    (SECOND, 96): ("ours", {"embedding": "table", **FAST, "profile": True}),
     (AION, 96): ("aion", {}),
+    (TABLE, 256): ("ours", {"embedding": "table", **FAST}),
     (AION_COMPILED, 96): ("aion", {"compile": True}),
     (VALUE, 96): ("ours", {"embedding": "value", **FAST}),
-    (VALUE, 256): ("ours", {"embedding": "value", **FAST}),
     ("ours, by value, 5 modalities", 96): ("ours", {"embedding": "value", **FAST, "modalities": 5}),
     ("ours, by value, 40 modalities", 96): ("ours", {"embedding": "value", **FAST, "modalities": 40}),
+    (VALUE, 256): ("ours", {"embedding": "value", **FAST}),
     ("ours, by value, neither compiled nor recorded", 96): ("ours", {"embedding": "value"}),
 }
 
 
-def compile_aion_elsewhere() -> subprocess.Popen | None:
-    """AION's compilation (minutes) on a second GPU of this host, into the cache that both share."""
+def compile_elsewhere() -> dict[tuple[str, int], Future]:
+    """What is still to be measured, compiled on a second GPU of this host; nothing where there is none."""
     if not torch.cuda.is_available() or torch.cuda.device_count() < 2:
-        return None
-    command = [sys.executable, __file__, "--one", "aion", "--compile", "--steps", "1", "--rounds", "1"]
+        return {}
     second = os.environ.get("CUDA_VISIBLE_DEVICES", "0,1").split(",")[1]
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    return subprocess.Popen(command, env={**os.environ, "CUDA_VISIBLE_DEVICES": second}, **quiet)
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "check": False}
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": second}
+    pool, started = ThreadPoolExecutor(2), {}
+    for (variant, batch), (method, settings) in list(RUNS.items())[2:]:
+        if settings.get("compile"):
+            command = alone(method, batch=batch, steps=1, rounds=1, **settings)
+            started[variant, batch] = pool.submit(subprocess.run, command, env=environment, **quiet)
+    return started
 
 
 def compare(args) -> int:
@@ -299,13 +312,16 @@ def compare(args) -> int:
     rate = matmul_rate(8192) if torch.cuda.is_available() else float("nan")
     print(f"a product of 8192-cubes: {rate / 1e12:.0f} TFLOP/s")
     out = args.out or (None if args.tiny else OUT)
-    rows, elsewhere = {}, compile_aion_elsewhere()
+    rows, elsewhere = {}, {}
     for (variant, batch), (method, settings) in RUNS.items():
-        if variant == AION_COMPILED and elsewhere is not None:
-            elsewhere.wait()
+        spared = elsewhere.get((variant, batch))
+        if spared is not None:
+            spared.result()
         row = measure(args, method, batch=2 if args.tiny else batch, **settings)
-        if variant == AION_COMPILED and elsewhere is not None:
-            row.pop("first_step_seconds", None)  # it was spared
+        if spared is not None:
+            row.pop("first_step_seconds", None)
+        if variant == SECOND:  # from here on, no first step is measured
+            elsewhere = compile_elsewhere()
         rows[variant, batch] = {"what": "training step", "variant": variant, "batch": batch, **row}
         if out is not None:
             profile = next((r["profile"] for r in rows.values() if "profile" in r), [])
@@ -337,7 +353,7 @@ def ratios(rows: dict, rate: float) -> dict:
         "matmul_share_at_batch_96": of(TABLE, speed) * of(TABLE, "flops") / rate,
         "gib_at_batch_256": of(TABLE, "gib", 256),
         "first_step_seconds": of(TABLE, "first_step_seconds"),
-        "second_process_seconds": of("ours, by table, second process", "first_step_seconds"),
+        "second_process_seconds": of(SECOND, "first_step_seconds"),
         "catalogue_ratio": of("ours, by value, 40 modalities", "seconds") / of(few, "seconds"),
     }
     return {key: value for key, value in found.items() if value == value}
