@@ -15,6 +15,10 @@ def serves(x: Tensor, width: int = WIDTHS[0]) -> bool:
     """Whether the kernels serve ``x``: half precision on a GPU, and heads of 16 to 128."""
     if not (x.is_cuda and x.dtype in (torch.bfloat16, torch.float16) and width in WIDTHS):
         return False
+    if torch.compiler.is_compiling() and not torch.is_grad_enabled():
+        return (
+            False  # torch.compile does as much where nothing is kept, and cuDNN's attention is faster forward
+        )
     if works is None and not torch.compiler.is_compiling():  # a compiled model is tried before (compiled.py)
         try_kernels(x.device, width)
     return bool(works)
