@@ -332,6 +332,11 @@ print("this law: neither has half of it:", max(ours.values()) < 0.5)
 # What all pictures have in common to vary by, such as exposure and tissue, is found by principal components, and each direction is divided by its standard deviation; what is left over is divided by that of the noise.
 # Afterwards no direction is loud merely because bodies differ, and the squared error of the codec counts the lesion for what it is worth.
 # The step can be undone, so decoded pictures are X-rays again.
+#
+# Afterwards a bad lesion is what healthy pictures never have: a few pixels many standard deviations high.
+# Two more changes let it through.
+# The codec goes without the layer norms next to its latent (`norm=False`), which divide every patch by its own size, so that strong and very strong look the same.
+# And the squared error of a pixel $x$ counts by $\sqrt{1 + (x/3)^2}$: bright pixels are few, and a mean over all would hardly hear of them.
 
 
 # %%
@@ -397,7 +402,7 @@ FEW_STEPS = max(
 def fit_codec(
     kind, data, modality, levels, patch, seed: int, num_steps: int, norm=True
 ):
-    """A trained codec of one signal, from what ``train_codec`` takes."""
+    """A trained codec of one signal; ``data`` as ``train_codec`` takes it."""
     torch.manual_seed(seed)
     codec = kind(
         modality, levels, patch, norm=norm, **(LARGE if FULL else SMALL)
@@ -499,7 +504,7 @@ save_figure("tokens")
 plt.show()
 
 # %% [markdown]
-# Both codecs give back the pixels about equally well, and one of them has lost the illness of many patients on the way.
+# Both codecs give back all but one or two hundredths of the pixels' variance, and one of them has lost the illness of many patients on the way.
 # The loss of the first counts what is loud: a faint lesion of a few pixels adds little to the variance of a picture, one more bit about the exposure pays more.
 # Nothing in the reconstruction error warns of it. What does: a label, or, as here, a law.
 # The longer comparison stands further down.
@@ -508,7 +513,11 @@ plt.show()
 #
 # Now the transformer, on the tokens of all seven modalities.
 # Each training patient shows some of them whole and is asked for others: `hold_out` keeps a modality out of the inputs with a probability, and severity always, as nobody measures it later.
-# In the full profile every patient comes eight times, the whitened X-ray turned and mirrored: with the chest whitened away, a lesion looks alike in all directions, and a model that is told so by examples learns less by heart.
+#
+# Every patient comes in several *views*, 64 of each in the full profile (8 where there are 50,000), and the law says which are as likely as the patient's own.
+# Once whitened, an X-ray is white noise and, away from its edge, a round blob: turned, mirrored or shifted by two pixels it tells the same severity.
+# The phase of an ECG is anyone's, so it may as well begin a little later; what then comes round the end is marked absent.
+# A model that is told so by examples learns less by heart.
 
 
 # %%
@@ -614,7 +623,7 @@ def fit(codecs, samples, seed: int, num_steps: int, num_views: int = 2):
 
 
 def ask(model, tokens, given, target: str):
-    """The prediction of a target from these modalities; in pieces, as a GPU may be shared."""
+    """The prediction of a target from these modalities, in pieces: a GPU may be shared."""
     return model.predict(tokens.select(given), target, batch_size=500)
 
 
