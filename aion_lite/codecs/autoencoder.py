@@ -42,11 +42,13 @@ class ConvBlock(nn.Module):
 class Encoder(nn.Module):
     """(B, C, ...) -> (B, d, ... / patch)."""
 
-    def __init__(self, channels: int, out: int, patch: int, width: int, depth: int, ndim: int):
+    def __init__(
+        self, channels: int, out: int, patch: int, width: int, depth: int, ndim: int, norm: bool = True
+    ):  # fmt: skip
         super().__init__()
         self.patchify = CONV[ndim](channels, width, patch, stride=patch)
         self.blocks = nn.Sequential(*(ConvBlock(width, ndim) for _ in range(depth)))
-        self.norm = nn.LayerNorm(width)
+        self.norm = nn.LayerNorm(width) if norm else nn.Identity()
         self.project = nn.Linear(width, out)
 
     def hidden(self, x: Tensor) -> Tensor:
@@ -60,12 +62,14 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """(B, d, ... / patch) -> (B, C, ...): blocks on tokens, then one thin block on what they unfold to."""
 
-    def __init__(self, d: int, channels: int, patch: int, width: int, depth: int, ndim: int):
+    def __init__(
+        self, d: int, channels: int, patch: int, width: int, depth: int, ndim: int, norm: bool = True
+    ):  # fmt: skip
         super().__init__()
         self.patch, self.ndim, self.thin = patch, ndim, max(8, width // 4)
         self.project = nn.Linear(d, width)
         self.blocks = nn.Sequential(*(ConvBlock(width, ndim) for _ in range(depth)))
-        self.norm = nn.LayerNorm(width)
+        self.norm = nn.LayerNorm(width) if norm else nn.Identity()
         self.unfold = nn.Linear(width, self.thin * patch**ndim)
         self.refine = ConvBlock(self.thin, ndim)
         self.out = CONV[ndim](self.thin, channels, 1)
@@ -86,6 +90,9 @@ class AutoencoderCodec(Codec):
 
     Values are standardised channel by channel with the mean and standard deviation that ``fit_scale`` saw
     (``train_codec`` calls it). Gaps enter as 0; with ``sees_gaps`` the mask enters beside the values.
+
+    ``norm=False`` leaves out the layer norms next to the latent. With them a patch's size is gone before the
+    projection sees it, so what is rare and strong saturates: fine for whole pictures, not for a bright spot.
     """
 
     quantizer: FiniteScalarQuantizer
@@ -93,7 +100,7 @@ class AutoencoderCodec(Codec):
 
     def __init__(
         self, modality: Modality, levels: Sequence[int], patch: int, width: int, depth: int,
-        encoder_depth: int, kind: type[Modality], channels_out: int | None = None,
+        encoder_depth: int, kind: type[Modality], channels_out: int | None = None, norm: bool = True,
     ):  # fmt: skip
         super().__init__()
         if not isinstance(modality, kind):
@@ -109,8 +116,8 @@ class AutoencoderCodec(Codec):
         self.grid = tuple(math.ceil(s / patch) for s in size)
         self.quantizer = FiniteScalarQuantizer(levels)
         channels_in = channels * (2 if self.sees_gaps else 1)
-        self.encoder = Encoder(channels_in, len(levels), patch, width, encoder_depth, self.ndim)
-        self.decoder = Decoder(len(levels), channels_out or channels, patch, width, depth, self.ndim)
+        self.encoder = Encoder(channels_in, len(levels), patch, width, encoder_depth, self.ndim, norm)
+        self.decoder = Decoder(len(levels), channels_out or channels, patch, width, depth, self.ndim, norm)
         self.register_buffer("mean", torch.zeros(channels))
         self.register_buffer("std", torch.ones(channels))
 

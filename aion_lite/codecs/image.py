@@ -27,6 +27,7 @@ class ImageCodec(AutoencoderCodec):
         width, depth, encoder_depth: channels, and blocks of the decoder and the encoder.
         compression: scale s of arcsinh(x / s), for brightness over many decades; None for none. The loss is
             then that of the compressed image.
+        norm: layer norms next to the latent; without, what is rare and strong keeps its size.
     """
 
     sees_gaps = False
@@ -40,11 +41,12 @@ class ImageCodec(AutoencoderCodec):
         depth: int = 4,
         encoder_depth: int = 2,
         compression: float | None = None,
+        norm: bool = True,
     ):
         if compression is not None and not 0 < compression < math.inf:
             raise ValueError(f"compression must be positive, in the image's unit, got {compression}.")
         self.compression = compression
-        super().__init__(modality, levels, patch, width, depth, encoder_depth, Image)
+        super().__init__(modality, levels, patch, width, depth, encoder_depth, Image, norm=norm)
 
     def _compress(self, x: Tensor) -> Tensor:
         return x if self.compression is None else torch.asinh(x / self.compression)

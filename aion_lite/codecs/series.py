@@ -24,6 +24,7 @@ class TimeSeriesCodec(AutoencoderCodec):
         levels: of the finite scalar quantizer; the codebook has their product, 1,000 by default.
         patch: time steps a token.
         width, depth, encoder_depth: channels, and blocks of the decoder and the encoder.
+        norm: layer norms next to the latent; without, what is rare and strong keeps its size.
     """
 
     def __init__(
@@ -34,8 +35,9 @@ class TimeSeriesCodec(AutoencoderCodec):
         width: int = 128,
         depth: int = 4,
         encoder_depth: int = 2,
+        norm: bool = True,
     ):
-        super().__init__(modality, levels, patch, width, depth, encoder_depth, TimeSeries)
+        super().__init__(modality, levels, patch, width, depth, encoder_depth, TimeSeries, norm=norm)
 
     def token_present(self, tokens: Tensor, present: Tensor) -> Tensor:
         if present.ndim == 1:

@@ -35,6 +35,7 @@ class SpectrumCodec(AutoencoderCodec):
         norm_codes: codes of the amplitude, in equal ratios from the lowest to the highest that ``fit_scale``
             sees. (Quantiles, as scalars have them, would leave the brightest spectra a code each.)
         max_weight: most that a pixel's squared signal-to-noise counts in the loss.
+        norm: layer norms next to the latent; without, what is rare and strong keeps its size.
     """
 
     def __init__(
@@ -47,13 +48,14 @@ class SpectrumCodec(AutoencoderCodec):
         encoder_depth: int = 2,
         norm_codes: int = 256,
         max_weight: float = 100.0,
+        norm: bool = True,
     ):
         if not max_weight > 0 or norm_codes < 2:
             raise ValueError(
                 f"max_weight must be positive, norm_codes 2 or more: {max_weight}, {norm_codes}."
             )
         # Out come two channels, flux and the logit of coverage.
-        super().__init__(modality, levels, patch, width, depth, encoder_depth, Spectrum, channels_out=2)
+        super().__init__(modality, levels, patch, width, depth, encoder_depth, Spectrum, 2, norm)
         self.norm_codes, self.max_weight = norm_codes, max_weight
         self.register_buffer("log_rms_range", torch.full((2,), torch.nan, dtype=torch.float64))
 

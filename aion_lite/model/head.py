@@ -190,32 +190,31 @@ class CodeHead(nn.Module):
             return flat if level is None else level
         return torch.where(self.is_grid[book_BN], level, flat)
 
-    def forward(self, h_BND: Tensor, book_BN: Tensor) -> Tensor:
+    def forward(self, h_BND: Tensor, book_BN: Tensor, num_codes: int | None = None) -> Tensor:
         """Log-probabilities (B, N, K) of every code; minus infinity beyond a token's own codebook.
 
+        ``num_codes``: K, where the tokens' codebooks are known to be smaller than the largest of all.
         On a grid this goes through all codes, a few tokens at a time: ``losses`` and ``sample`` do not.
         """
-        normed_BND = self.norm(h_BND)
-        logp_BNK = normed_BND.new_full((*book_BN.shape, self.num_codes), float("-inf"), dtype=torch.float32)
+        normed_BND, K = self.norm(h_BND), num_codes or self.num_codes
+        logp_BNK = normed_BND.new_full((*book_BN.shape, K), float("-inf"), dtype=torch.float32)
         if self.flat is not None:
-            flat_BNK = self.flat(normed_BND, book_BN)
+            flat_BNK = self.flat(normed_BND, book_BN)[..., :K]
             logp_BNK[..., : flat_BNK.shape[-1]] = flat_BNK
         if self.level is not None:
             grid_BN = self.is_grid[book_BN]
-            logp_BNK[grid_BN] = self._all_codes(normed_BND[grid_BN], book_BN[grid_BN])
+            logp_BNK[grid_BN] = self._all_codes(normed_BND[grid_BN], book_BN[grid_BN], K)
         return logp_BNK
 
-    def _all_codes(self, h_MD: Tensor, book_M: Tensor) -> Tensor:
-        code_1K = torch.arange(self.num_codes, device=h_MD.device)[None]
-        rows, chunk = [], max(1, 2**24 // (self.num_codes * h_MD.shape[-1]))
+    def _all_codes(self, h_MD: Tensor, book_M: Tensor, K: int) -> Tensor:
+        code_1K = torch.arange(K, device=h_MD.device)[None]
+        rows, chunk = [], max(1, 2**24 // (K * h_MD.shape[-1]))
         for h_mD, book_m in zip(h_MD.split(chunk), book_M.split(chunk), strict=True):
-            book_mK = book_m[:, None].expand(-1, self.num_codes)
+            book_mK = book_m[:, None].expand(-1, K)
             inside_mK = code_1K < self.size[book_mK]
-            logp_mK = self.level.log_prob(
-                h_mD[:, None].expand(-1, self.num_codes, -1), book_mK, code_1K * inside_mK
-            )
+            logp_mK = self.level.log_prob(h_mD[:, None].expand(-1, K, -1), book_mK, code_1K * inside_mK)
             rows.append(logp_mK.masked_fill(~inside_mK, float("-inf")))
-        return torch.cat(rows) if rows else h_MD.new_zeros(0, self.num_codes)
+        return torch.cat(rows) if rows else h_MD.new_zeros(0, K)
 
 
 def draw(logp_BNK: Tensor, temperature: float, generator: torch.Generator | None = None) -> Tensor:

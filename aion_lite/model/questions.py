@@ -54,8 +54,8 @@ class Questions:
         logp = []
         for batch in self._batches(inputs, batch_size):
             place_BO, h_BOD = self._ask(batch, asked_T)
-            logp.append(self.head(h_BOD, self.book_T[place_BO]))
-        return Prediction(target, torch.cat(logp)[..., : spec.vocab_size], spec.values, spec.cells)
+            logp.append(self.head(h_BOD, self.book_T[place_BO], spec.vocab_size))
+        return Prediction(target, torch.cat(logp), spec.values, spec.cells)
 
     @inference
     def log_prob(self, data: Tokens, target: str, batch_size: int = 4096) -> Tensor:

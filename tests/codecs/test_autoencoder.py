@@ -1,5 +1,6 @@
 """The autoencoder codecs of images and series: closed forms, gaps that never matter, and that they learn."""
 
+import json
 import math
 
 import numpy as np
@@ -205,12 +206,27 @@ def test_a_small_codec_learns_16_smooth_samples(kind):
     assert 1 - error > 0.9
 
 
+@kinds
+def test_the_size_of_a_patch_gets_past_the_latent_only_without_norm(kind):
+    """Ten times as far from the mean: a latent many times as large without, all but the same one with."""
+    x = values(codec(kind))
+    grown = {}
+    for norm in (True, False):
+        c = codec(kind, norm=norm)
+        c.fit_scale(x)
+        y, mask = c._standardised(x, torch.ones(5, dtype=torch.bool))
+        small, large = (c._latent(size * y, mask).detach().norm() for size in (10, 100))
+        grown[norm] = float(large / small)
+    assert grown[True] < 1.2 and grown[False] > 5
+
+
 # At the door
 
 
 @kinds
-def test_saved_and_loaded_is_the_same_codec(kind, tmp_path):
-    c = codec(kind, **({"compression": 3.0} if kind == "image" else {}))
+@pytest.mark.parametrize("norm", [True, False])
+def test_saved_and_loaded_is_the_same_codec(kind, norm, tmp_path):
+    c = codec(kind, norm=norm, **({"compression": 3.0} if kind == "image" else {}))
     x = values(c)
     c.fit_scale(x)
     c.save_pretrained(tmp_path)
@@ -218,6 +234,14 @@ def test_saved_and_loaded_is_the_same_codec(kind, tmp_path):
     assert all(torch.equal(t, again.state_dict()[name]) for name, t in c.state_dict().items())
     tokens = c.encode(x)
     assert torch.equal(again.encode(x), tokens) and torch.equal(again.decode(tokens), c.decode(tokens))
+
+
+def test_a_codec_saved_before_there_was_norm_loads_with_it(tmp_path):
+    codec("image").save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config.pop("norm") is True
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert isinstance(ImageCodec.from_pretrained(tmp_path).encoder.norm, nn.LayerNorm)
 
 
 @kinds

@@ -86,6 +86,15 @@ def test_probabilities_are_over_each_codebooks_own_codes(embedding):
 
 
 @pytest.mark.parametrize("embedding", ["value", "table"])
+@pytest.mark.parametrize("name", NAMES)
+def test_fewer_codes_than_the_largest_codebook_are_the_same_cut_short(embedding, name):
+    torch.manual_seed(0)
+    head, K = CodeHead(SPECS, DIM, embedding), SPECS[name].vocab_size
+    h, book = torch.randn(3, 2, DIM), torch.full((3, 2), NAMES.index(name))
+    torch.testing.assert_close(head(h, book, K), head(h, book)[..., :K])
+
+
+@pytest.mark.parametrize("embedding", ["value", "table"])
 @pytest.mark.parametrize("names", [NAMES, ["image"], ["mass", "size"], ["sex", "spectrum"]])
 def test_losses_are_those_of_the_probabilities(embedding, names):
     torch.manual_seed(1)

@@ -33,7 +33,7 @@ SECOND_RUN = {
     ),
     "07_make_data_with_a_known_answer": (
         {"seed": 1, "num_train": 500, "steps": 120},
-        lambda results: 0.25 < severity_kept(results, "whitened, 65,536 codes") < 1.0,
+        lambda results: 0.25 < severity_kept(results, "whitened, no norm, weighted, 1,048,576 codes") < 1.0,
     ),
     "08_augment_images_and_series": (
         {"seed": 1, "sizes": [60], "steps": 40},
