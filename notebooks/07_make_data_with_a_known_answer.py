@@ -533,7 +533,9 @@ HOLD_OUT = {
     "heart_rate": 0.9,
     "ecg": 0.5 if FULL else 0.1,
 }
-WEIGHTS = {"xray": 0.0, "ecg": 0.0, "severity": 6.0, "heart_rate": 2.0}
+WEIGHTS = {"xray": 0.02, "ecg": 0.02, "severity": 2.0, "heart_rate": 2.0}
+if FULL:
+    WEIGHTS |= {"xray": 0.0, "ecg": 0.0, "severity": 6.0}
 SHAPE = SIZES["small"] if FULL else {"d_model": 64, "nhead": 4, "num_layers": 1}
 
 
