@@ -1,6 +1,7 @@
 """A full run goes through every seed, and stores nothing unless all of them are there."""
 
 import importlib.util
+import json
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,9 @@ output_dir: str = ""  # where to
 
 # %%
 from aion_lite.evaluation import write_results
+import time
 assert profile == "full" and num_seeds == 1
+time.sleep(600 * (note == "slow"))
 assert seed < 2, "no third seed"
 record = {"task": "t", "method": kind, "n": 1, "seed": seed, "r2": 0.5}
 parameters = {"seed": seed, "kind": kind, "note": note}
@@ -53,3 +56,41 @@ def test_a_run_may_be_split_by_a_parameter_and_given_others(full_run):
     settings, records = read_results(Path("notebooks/results/01_try.json"))
     assert sorted(records.method) == ["a", "b"]
     assert [(p["kind"], p["note"]) for p in settings["parameters"]] == [("a", "ours"), ("b", "ours")]
+
+
+def test_a_split_may_have_several_parameters_and_parts_json_may_have_them(full_run, monkeypatch, tmp_path):
+    folder = full_run.ROOT / "01_try"
+    assert full_run.parts_of("01_try", 2, ['kind=a note="of two"']) == {
+        folder / "0-0": ["seed=0", "num_seeds=1", "kind=a", "note=of two"],
+        folder / "1-0": ["seed=1", "num_seeds=1", "kind=a", "note=of two"],
+    }
+    (tmp_path / "parts.json").write_text('{"01_try": [["kind=b"], ["kind=a", "note=x"]]}')
+    monkeypatch.setattr(full_run, "__file__", str(tmp_path / "full_run.py"))
+    assert list(full_run.parts_of("01_try", 1, None).values()) == [
+        ["seed=0", "num_seeds=1", "kind=b"],
+        ["seed=0", "num_seeds=1", "kind=a", "note=x"],
+    ]
+    assert list(full_run.parts_of("02_other", 1, None)) == [full_run.ROOT / "02_other" / "0"]
+
+
+def test_what_is_not_done_in_time_is_ended_and_a_later_call_goes_on(full_run, capsys):
+    stored = Path("notebooks/results/01_try.json")
+    slow = ["01_try", "--seeds", "1", "--jobs", "2", "--split", "kind=a", "--split", "kind=b note=slow"]
+    assert full_run.main([*slow, "--minutes", "0.2"]) == 1
+    assert "0-1/log.txt" in capsys.readouterr().err and not stored.exists()
+    done = Path("runs/full/01_try/0-0/results.json")
+    before = done.stat().st_mtime_ns
+    splits = ["--split", "kind=a", "--split", "kind=b"]
+    assert (
+        full_run.main(["01_try", "--seeds", "1", "--resume", "--minutes", "0", *splits]) == 1
+    )  # merges only
+    assert full_run.main(["01_try", "--seeds", "1", "--resume", *splits]) == 0
+    assert done.stat().st_mtime_ns == before
+    assert sorted(read_results(stored)[1].method) == ["a", "b"]
+
+
+def test_the_parts_in_parts_json_are_those_of_pages_and_their_parameters(full_run):
+    for name, splits in json.loads((ROOT / "scripts" / "parts.json").read_text()).items():
+        source = (ROOT / "notebooks" / f"{name}.py").read_text()
+        for value in [value for split in splits for value in split]:
+            assert f"\n{value.split('=')[0]}: " in source, f"{name} has no parameter for {value}"
