@@ -5,13 +5,14 @@
         --split 'experiments=["curve", "rate"]' --split 'experiments=["aion"] sizes=[3000]'
     python scripts/full_run.py 07_make_data_with_a_known_answer --jobs 16 --minutes 9 --resume
 
-A part is a seed and, with ``--split``, or where parts.json beside this script has splits for the page, a value
-of some parameters. Small models leave most of a GPU idle, so several parts at once are faster (with NVIDIA's
-MPS daemon running, much); they go to the GPUs in turns.
+A part is a seed and, with ``--split``, or where parts.json beside this script has splits for the page, a
+value of some parameters. Small models leave most of a GPU idle, so several parts at once are faster (with
+NVIDIA's MPS daemon running, much); they go to the GPUs in turns.
 
-Logs, executed notebooks and parts stay in runs/full/NAME/. On a machine that is lent for minutes, ``--minutes``
-ends what is not done by then, and ``--resume`` goes on later with what is missing (with ``--minutes 0``, it only
-merges). The merged file replaces notebooks/results/NAME.json when every part is there.
+Logs, executed notebooks and parts stay in runs/full/NAME/. On a machine that is lent for minutes,
+``--minutes`` ends what is not done by then, and ``--resume`` goes on later with what is missing (with
+``--minutes 0``, it only merges). The merged file replaces notebooks/results/NAME.json when every part is
+there.
 """
 
 import argparse
@@ -30,18 +31,15 @@ ROOT = Path("runs") / "full"
 
 
 def parts_of(name: str, seeds: int, splits: list[str] | None) -> dict[Path, list[str]]:
-    """Folder of each part -> its parameters, as NAME=VALUE; the longest first, as they stand in parts.json."""
+    """Folder of each part -> its parameters, as NAME=VALUE; in the order of the splits."""
     known = json.loads(Path(__file__).with_name("parts.json").read_text())
     splits = [shlex.split(split) for split in splits] if splits else known.get(name, [[]])
-    return {
-        ROOT / name / (f"{seed}-{i}" if splits != [[]] else f"{seed}"): [
-            f"seed={seed}",
-            "num_seeds=1",
-            *split,
-        ]
-        for i, split in enumerate(splits)
-        for seed in range(seeds)
-    }
+    parts = {}
+    for i, split in enumerate(splits):
+        for seed in range(seeds):
+            label = f"{seed}-{i}" if splits != [[]] else f"{seed}"
+            parts[ROOT / name / label] = [f"seed={seed}", "num_seeds=1", *split]
+    return parts
 
 
 def start(name: str, folder: Path, values: list[str], gpu: int | None) -> subprocess.Popen:
@@ -64,7 +62,7 @@ def stop(process: subprocess.Popen) -> None:
 
 
 def run(todo: list[tuple[str, Path, list[str]]], jobs: int, gpus: list[int], deadline: float) -> set[Path]:
-    """Run the parts, ``jobs`` at a time on each GPU (without one, in all); the folders of those that failed."""
+    """Run the parts, ``jobs`` at a time on each GPU (without one, in all); folders of the failed."""
     running, failed, places = {}, set(), gpus or [None]
     while todo or running:
         for folder, (process, _, since) in list(running.items()):
