@@ -17,8 +17,9 @@ from torch import Tensor
 from aion_lite.model.launch import launch
 
 # Queries and keys at a time, warps, stages of the pipeline, registers a thread: the fastest of those tried on
-# an H200, at 128 and 256 of either.
+# an H200, at 128 and 256 of either, with heads of 64.
 FORWARD = (128, 64, 8, 3, 128)
+FORWARD_128 = (128, 64, 8, 2, 128)  # heads of 128: three stages exceed the 99 KiB that small GPUs share
 QUERIES_BACKWARD = (64, 32, 4, 3, 128)
 KEYS_BACKWARD = (32, 64, 4, 3, 168)
 KEYS = 64  # keys at a time of which the moments are taken
@@ -160,7 +161,7 @@ def _queries_backward(
         dq_NE += tl.dot(ds_NM, k_ME, input_precision="ieee")
     dq_NE = (dq_NE - along_N[:, None]) * kw_E[None, :]
     normed_NE = _normed(_rows(q, n, N, q_row, h, E), mean_N, scale_N)  # read again rather than kept
-    part = tl.program_id(0) * tl.num_programs(1) + tl.program_id(1)
+    part = (b * H + h) * tl.num_programs(1) + tl.program_id(1)
     tl.store(dq_weight + part * E + e, tl.sum(dq_NE * normed_NE, 0))
     dq_NE = _through_norm(dq_NE, normed_NE, scale_N, qw_E, E)
     tl.store(dq + (b * N + n[:, None]) * q_row + h * E + e[None, :], dq_NE.to(dtype), mask=n[:, None] < N)
@@ -204,7 +205,7 @@ def _keys_backward(
     tl.store(dv + places, dv_ME.to(dtype), mask=m[:, None] < M)
     dk_ME = (dk_ME - along_M[:, None]) * qw_E[None, :]
     normed_ME = _normed(_rows(k, m, M, k_row, h, E), mean_M, scale_M)
-    part = tl.program_id(0) * tl.num_programs(1) + tl.program_id(1)
+    part = (b * H + h) * tl.num_programs(1) + tl.program_id(1)
     tl.store(dk_weight + part * E + e, tl.sum(dk_ME * normed_ME, 0))
     tl.store(dk + places, _through_norm(dk_ME, normed_ME, scale_M, kw_E, E).to(dtype), mask=m[:, None] < M)
 
@@ -247,16 +248,17 @@ def attend(
     (base 2) of each query's sum of exponentials (B, H, N), and the moments of queries and of keys.
     """
     q, kv = q.contiguous(), None if kv is None else kv.contiguous()
-    q_weight, k_weight = q_weight.contiguous(), k_weight.contiguous()
+    q_weight, k_weight = q_weight.float().contiguous(), k_weight.float().contiguous()
     views, mask, sizes, constants = _arguments(q, kv, mask, num_heads)
     B, N, D = views[0].shape
     out_BND, lse_BHN = q.new_empty(B, N, D), q.new_empty(B, num_heads, N, dtype=torch.float32)
-    (N, M), tiles = sizes[:2], _tiles(FORWARD, *sizes[:2])
+    (N, M), E = sizes[:2], constants["E"]
+    tiles = _tiles(FORWARD if E < 128 else FORWARD_128, N, M)
     q_moments, k_moments = (q.new_empty(B, num_heads, 2, n, dtype=torch.float32) for n in (N, M))
     with torch.cuda.device_of(q):  # Triton launches on the current device, wherever the tensors are
         launch(
             _measure_keys, (B * num_heads, triton.cdiv(M, KEYS)), views[1], k_moments, M, num_heads,
-            views[1].stride(1), E=constants["E"], BLOCK=KEYS, EPS=EPS,
+            views[1].stride(1), E=E, BLOCK=KEYS, EPS=EPS,
         )  # fmt: skip
         launch(
             _forward, (B * num_heads, triton.cdiv(N, tiles["BLOCK_N"])),
@@ -281,7 +283,7 @@ def attend_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """Gradients of q, kv (empty if None) and both weights."""
     q, kv, grad = q.contiguous(), None if kv is None else kv.contiguous(), grad.contiguous()
-    q_weight, k_weight = q_weight.contiguous(), k_weight.contiguous()
+    q_weight, k_weight = q_weight.float().contiguous(), k_weight.float().contiguous()
     views, mask, sizes, constants = _arguments(q, kv, mask, num_heads)
     dq, dkv = torch.empty_like(q), None if kv is None else torch.empty_like(kv)
     (N, M), heads, E = sizes[:2], len(q) * num_heads, constants["E"]
@@ -317,8 +319,9 @@ def _keep(ctx, inputs, output):
 
 
 def _gradients(ctx, grad, *_):
-    dq, dkv, dq_weight, dk_weight = attend_backward(grad, *ctx.saved_tensors, ctx.num_heads)
-    return dq, None if ctx.saved_tensors[5] is None else dkv, dq_weight, dk_weight, None, None
+    saved = ctx.saved_tensors  # once: gradient checkpointing gives them only once
+    dq, dkv, dq_weight, dk_weight = attend_backward(grad, *saved, ctx.num_heads)
+    return dq, None if saved[5] is None else dkv, dq_weight, dk_weight, None, None
 
 
 attend.register_autograd(_gradients, setup_context=_keep)

@@ -1,4 +1,6 @@
-"""Transformer blocks: pre-norm, SwiGLU, QK-norm, no biases, torch's scaled_dot_product_attention.
+"""Transformer blocks: pre-norm, SwiGLU, QK-norm, no biases.
+
+Products of attention and gate go through torch, or on a GPU through our own kernels (``fused.py``).
 
 The same functions as AION's and 4M's ``Block`` and ``DecoderBlock`` (tested to 1e-12), with masks the other
 way round: here True means *may be seen*.

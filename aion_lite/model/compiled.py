@@ -21,11 +21,12 @@ def compiled(model: nn.Module) -> Iterator[None]:
 
     Compiled once for the shapes of a training step: other shapes, as in validation, would be compiled anew.
     """
-    width = model.config["d_model"] // model.config["nhead"]
-    if torch.cuda.is_available() and width in fused.WIDTHS:
-        _start_workers()
-        fused.try_kernels(width=width)
-    if not hasattr(model, "_compiled"):
+    device, is_new = next(model.parameters()).device, not hasattr(model, "_compiled")
+    if device.type == "cuda":
+        if is_new:
+            _start_workers()
+        fused.try_kernels(device, model.config["d_model"] // model.config["nhead"])
+    if is_new:
         losses = torch.compile(model.head.losses, dynamic=False)
         blocks = {block: torch.compile(block._call_impl, dynamic=False) for block in model.blocks()}
         object.__setattr__(model, "_compiled", (losses, blocks))  # kept: a second compilation costs a look-up

@@ -1,23 +1,22 @@
 """Our attention kernels against torch's layer norm and scaled_dot_product_attention, forward and backward.
 
-They run on any machine in Triton's interpreter, in a process of its own, as it must be chosen before Triton
-is first imported; and compiled where there is a GPU.
+Compiled on a GPU; in Triton's interpreter anywhere, where test_interpreter.py starts them.
 """
 
 import os
-import subprocess
-import sys
+from copy import deepcopy
 
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils.checkpoint import checkpoint
 
 from aion_lite.model import fused
 from aion_lite.model.blocks import Attention
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available() or INTERPRETED, reason="needs a GPU")
-interpreted = pytest.mark.skipif(not INTERPRETED, reason="runs in a process of its own, started below")
+interpreted = pytest.mark.skipif(not INTERPRETED, reason="test_interpreter.py runs it")
 # queries, keys (None: the queries themselves), width, heads, mask
 CASES = [
     (1, None, 16, 1, None),
@@ -26,6 +25,8 @@ CASES = [
     (20, 37, 32, 2, "keys"),
     (70, 130, 64, 2, None),
     (130, None, 64, 2, "pairs"),
+    (7, 1, 32, 2, None),
+    (33, 70, 128, 1, "keys"),
 ]
 
 
@@ -49,30 +50,6 @@ def case(N, M, width, heads, kind, device="cpu", seed=0):
 def results(attention, x, mask, above):
     out = attention(x[0], x[1] if len(x) > 1 else None, mask)
     return [out, *torch.autograd.grad(out, [*x, *attention.parameters()], above.to(out.dtype))]
-
-
-def test_in_tritons_interpreter():
-    pytest.importorskip("triton", reason="needs Triton")
-    if INTERPRETED:
-        return
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-p",
-        "no:cacheprovider",
-        __file__,
-        "-m",
-        "",
-        "-k",
-        "plain_path",
-    ]
-    environment = {**os.environ, "TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    if "only 0-dimensional arrays can be converted" in done.stdout:
-        pytest.skip("this Triton's interpreter does not know this numpy")
-    assert done.returncode == 0, done.stdout[-3000:]
 
 
 @interpreted
@@ -115,6 +92,36 @@ def test_keys_far_from_zero_of_the_plain_path_are_normalised_as_well():
 
 
 @interpreted
+def test_the_plain_path_under_gradient_checkpointing(monkeypatch):
+    attention, x, mask, above = case(20, 37, 32, 2, "keys")
+    plain = results(attention, x, mask, above)
+    monkeypatch.setattr(fused, "serves", lambda x, width: True)
+
+    def again(*inputs):
+        return checkpoint(attention, *inputs, use_reentrant=False)
+
+    again.parameters = attention.parameters
+    for ours, theirs in zip(results(again, x, mask, above), plain, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5 * max(1.0, theirs.abs().max().item()))
+
+
+@interpreted
+def test_a_model_of_half_precision_weights_is_as_near_as_the_plain_path(monkeypatch):
+    attention, x, mask, above = case(33, 70, 64, 2, "keys")
+    attention, x = attention.half(), [part.detach().half().requires_grad_() for part in x]
+    exact = results(deepcopy(attention).double(), [part.double() for part in x], mask, above)
+
+    def errors():
+        parts = zip(results(attention, x, mask, above), exact, strict=True)
+        return [float((a - b).detach().norm() / b.detach().norm()) for a, b in parts]
+
+    torchs = errors()
+    monkeypatch.setattr(fused, "serves", lambda x, width: True)
+    for mine, theirs in zip(errors(), torchs, strict=True):
+        assert mine < 1.3 * theirs
+
+
+@interpreted
 def test_the_operators_of_the_plain_path_keep_torchs_rules():
     from aion_lite.model.attention_kernel import attend
 
@@ -129,16 +136,30 @@ def test_on_a_cpu_and_in_full_precision_the_plain_path_runs():
     assert not fused.serves(torch.zeros(2, 3, 8), 64)
 
 
-def test_where_triton_builds_nothing_it_warns_and_goes_on(monkeypatch):
-    monkeypatch.setattr(fused, "works", None)
+@pytest.fixture
+def tried(monkeypatch):
+    """Nothing is tried yet; heads of 128 fail."""
 
-    def fails(*_):
-        raise RuntimeError("no C compiler")
+    def launch_all(device, width):
+        if width == 128:
+            raise RuntimeError("out of shared memory")
 
-    monkeypatch.setattr(fused, "attend", fails)
-    with pytest.warns(UserWarning, match="slower on cpu"):
-        fused.try_kernels("cpu")
-    assert fused.works is False
+    monkeypatch.setattr(fused, "works", {})
+    monkeypatch.setattr(fused, "_launch_all", launch_all)
+    return fused.works
+
+
+def test_what_does_not_run_is_told_and_done_without(tried):
+    with pytest.warns(UserWarning, match="slower on cpu.*out of shared memory"):
+        fused.try_kernels(torch.device("cpu"), 128)
+    assert tried == {(None, 128): False, (None, fused.GATE): True}
+
+
+def test_each_width_is_tried_once(tried, recwarn):
+    for width in (64, 64, 48, 128, 128, 32):
+        fused.try_kernels(torch.device("cpu"), width)
+    assert tried == {(None, width): width != 128 for width in (fused.GATE, 32, 64, 128)}
+    assert len(recwarn) == 1
 
 
 @needs_gpu

@@ -1,4 +1,4 @@
-"""Every kernel that a model launches compiles for a GPU of compute capability 9.0, here, without one."""
+"""Every kernel that a model launches compiles for GPUs large and small, here, without one."""
 
 import os
 
@@ -10,7 +10,7 @@ from aion_lite.model import fused, launch
 pytestmark = pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="needs Triton's compiler")
 
 
-def compiled(kernel, args, settings):
+def compiled(kernel, args, settings, capability):
     """The kernel for these arguments, as a launch would have specialised them."""
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource, compile
@@ -29,20 +29,26 @@ def compiled(kernel, args, settings):
             if value % 16 == 0:
                 aligned[(i,)] = [["tt.divisibility", 16]]
     source = ASTSource(kernel, signature, constants, aligned)
-    return compile(source, target=GPUTarget("cuda", 90, 32), options=options)
+    return compile(source, target=GPUTarget("cuda", capability, 32), options=options)
 
 
-@pytest.mark.parametrize("masked", [False, True], ids=["all seen", "masked"])
-def test_the_kernels_compile(monkeypatch, masked):
+def test_the_kernels_of_the_trial_compile():
     pytest.importorskip("triton", reason="needs Triton")
-    monkeypatch.setattr(launch, "_noted", [])
-    options = {"dtype": torch.bfloat16, "requires_grad": True}
-    qkv, both, down = (torch.ones(*n, **options) for n in ((1, 128, 96), (1, 128, 128), (16, 64)))
-    mask = torch.ones(1, 1, 128, 128, dtype=torch.bool) if masked else None
-    fused.attend(qkv, None, torch.ones(16), torch.ones(16), mask, 2).sum().backward()
-    fused.gated_down(both, down).sum().backward()
-    kernels = {kernel.__name__: compiled(kernel, args, settings) for kernel, args, settings in launch._noted}
-    attention = {"_forward", "_queries_backward", "_keys_backward"}
-    assert set(kernels) == attention | {"_measure_keys", "_gate_forward", "_gate_backward"}
-    for name in attention:
-        assert "mma" in kernels[name].asm["ptx"]  # on tensor cores
+    jobs = launch.noted(lambda: [fused._launch_all(torch.device("cpu"), w) for w in (16, fused.GATE)])
+    attention, others = (
+        {"_forward", "_queries_backward", "_keys_backward"},
+        {"_measure_keys", "_gate_forward", "_gate_backward"},
+    )
+    assert {job[0].__name__ for job in jobs} == attention | others
+    for job in jobs:
+        ptx = compiled(*job, capability=90).asm["ptx"]
+        assert job[0].__name__ not in attention or "mma" in ptx  # on tensor cores
+
+
+def test_wide_heads_fit_into_a_small_gpu():
+    pytest.importorskip("triton", reason="needs Triton")
+    like, weight = {"dtype": torch.bfloat16, "requires_grad": True}, torch.ones(128)
+    q, kv = torch.ones(1, 130, 256, **like), torch.ones(1, 129, 512, **like)
+    mask = torch.ones(1, 1, 130, 129, dtype=torch.bool)  # a mask of odd strides takes the most memory
+    for job in launch.noted(lambda: fused.attend(q, kv, weight, weight, mask, 2).sum().backward()):
+        assert compiled(*job, capability=86).metadata.shared <= 99 * 1024

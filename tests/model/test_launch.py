@@ -1,5 +1,7 @@
 """Kernels are launched with what they are given, and built without being launched."""
 
+import threading
+
 import pytest
 
 from aion_lite.model import launch
@@ -53,3 +55,15 @@ def test_what_a_thread_cannot_build_is_told_and_later_launches_are_launches(kern
         launch.build(lambda: 1 / 0, "cuda")
     run(kernels)
     assert all(k.launched for k in kernels)
+
+
+def test_another_thread_launches_while_this_one_notes(kernels):
+    other = threading.Thread(target=run, args=(kernels,))
+
+    def both():
+        other.start()
+        other.join()
+        run(kernels)
+
+    assert len(launch.noted(both)) == 2
+    assert [len(k.launched) for k in kernels] == [1, 1]
