@@ -9,8 +9,8 @@ through ``train`` itself, which also draws masks and clips gradients at every st
 once and for all, as polymathic-aion has no sampler of masks, and its gradients are not clipped.
 
 Each method runs in a process of its own, so that none meets another's memory, all on the first GPU. Where
-there is a second, what is measured after the two first steps is compiled there beforehand, into a cache that
-both share. Needs polymathic-aion.
+there is a second, what is measured after the first steps is compiled there beforehand, into a cache that both
+share. Needs polymathic-aion.
 """
 
 import argparse
@@ -22,7 +22,7 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
 
@@ -297,19 +297,19 @@ RUNS = {
 }
 
 
-def compile_elsewhere() -> dict[tuple[str, int], Future]:
-    """What is still to be measured, compiled on a second GPU of this host; nothing where there is none."""
-    if torch.cuda.device_count() < 2:
-        return {}
+def compile_elsewhere() -> set[tuple[str, int]]:
+    """Compile what is still to be measured on a second GPU of this host, a few at once; which runs those were."""
+    if not torch.cuda.is_available() or torch.cuda.device_count() < 2:
+        return set()
     second = os.environ.get("CUDA_VISIBLE_DEVICES", "0,1").split(",")[1]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "check": False}
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": second}
-    pool, started = ThreadPoolExecutor(2), {}
-    for (variant, batch), (method, settings) in list(RUNS.items())[2:]:
-        if settings.get("compile"):
+    later = {key: run for key, run in list(RUNS.items())[3:] if run[1].get("compile")}
+    with ThreadPoolExecutor(3) as pool:
+        for (_, batch), (method, settings) in later.items():
             command = alone(method, batch=batch, steps=1, rounds=1, **settings)
-            started[variant, batch] = pool.submit(subprocess.run, command, env=environment, **quiet)
-    return started
+            pool.submit(subprocess.run, command, env=environment, **quiet)
+    return set(later)
 
 
 def compare(args) -> int:
@@ -320,16 +320,13 @@ def compare(args) -> int:
     rate = matmul_rate(8192) if torch.cuda.is_available() else float("nan")
     print(f"a product of 8192-cubes: {rate / 1e12:.0f} TFLOP/s")
     out = args.out or (None if args.tiny else OUT)
-    rows, elsewhere = {}, {}
+    rows, spared = {}, set()
     for (variant, batch), (method, settings) in RUNS.items():
-        spared = elsewhere.get((variant, batch))
-        if spared is not None:
-            spared.result()
         row = measure(args, method, batch=2 if args.tiny else batch, **settings)
-        if spared is not None:
+        if (variant, batch) in spared:
             row.pop("first_step_seconds", None)
-        if variant == SECOND and not args.tiny:  # from here on, no first step is measured
-            elsewhere = compile_elsewhere()
+        if variant == AION and not args.tiny:  # from here on, no first step is measured
+            spared = compile_elsewhere()
         rows[variant, batch] = {"what": "training step", "variant": variant, "batch": batch, **row}
         if out is not None:
             profile = next((r["profile"] for r in rows.values() if "profile" in r), [])

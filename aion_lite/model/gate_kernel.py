@@ -70,11 +70,12 @@ def _(both, weight):
 def gated_down_backward(grad: Tensor, both: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     """Gradients of both and weight."""
     both, (grid, width) = both.contiguous(), _sizes(both)
-    d_hidden, d_both = grad @ weight, torch.empty_like(both)
-    hidden = torch.empty_like(d_hidden)
-    with torch.cuda.device_of(both):
+    # Of the precision of what comes in, whatever autocast may be set to in autograd's threads.
+    with torch.cuda.device_of(both), torch.autocast(both.device.type, enabled=False):
+        d_hidden, d_both = grad @ weight, torch.empty_like(both)
+        hidden = torch.empty_like(d_hidden)
         launch(_gate_backward, grid, both, d_hidden, hidden, d_both, width, BLOCK=BLOCK)
-    return d_both, grad.flatten(0, -2).T @ hidden.flatten(0, -2)
+        return d_both, grad.flatten(0, -2).T @ hidden.flatten(0, -2)
 
 
 @gated_down_backward.register_fake
