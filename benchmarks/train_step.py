@@ -298,7 +298,7 @@ RUNS = {
 
 
 def compile_elsewhere() -> set[tuple[str, int]]:
-    """Compile what is still to be measured on a second GPU of this host, a few at once; which runs those were."""
+    """Compile what is still to be measured on a second GPU of this host, a few at once; which those are."""
     if not torch.cuda.is_available() or torch.cuda.device_count() < 2:
         return set()
     second = os.environ.get("CUDA_VISIBLE_DEVICES", "0,1").split(",")[1]
