@@ -339,7 +339,8 @@ for degrees in (0, 30, 60, 90, 180):
     turned = law.turned(TARGET, degrees, seed).correlation[rest, t]
     agrees = right @ turned / (right @ R @ right)
     assert math.isclose(agrees, math.cos(math.radians(degrees)), abs_tol=1e-9)
-    print(f"{degrees:3d} degrees: right and turned risk by {agrees + 0:+.2f}")
+    agrees = round(agrees, 9) + 0  # no minus zero
+    print(f"{degrees:3d} degrees: right and turned risk by {agrees:+.2f}")
 
 # %%
 rows = {
