@@ -34,11 +34,19 @@ num_seeds: int = 5  # seeds of the full profile
 num_train: int = 3000  # pictures, and galaxies, to train on in the fast profile
 steps: int = 250  # optimiser steps of each training of the fast profile
 experiments: list[str] = [
-    "budget",
-    "size",
-    "average",
-    "missing",
-]  # which comparisons the full profile makes
+    "usual",
+    "by codebook",
+    "7 in",
+    "14 in",
+    "54 in",
+    "4 asked",
+    "27 asked",
+    "64 wide",
+    "256 wide",
+    "masked",
+    "half missing",
+    "never missing",
+]  # which models the full profile trains
 full_steps: int = 0  # steps of each training of the full profile; 0: its own
 data_dir: str = ""  # all of Fashion-MNIST (full profile); empty: the sample
 step_file: str = "../benchmarks/results/train_step.json"  # the GPU's speed
@@ -81,7 +89,10 @@ from aion_lite.modalities import Scalar, Table
 from aion_lite.model import SIZES, MultimodalTransformer, sample_masks
 from aion_lite.training import train
 
-EXPERIMENTS = {"budget", "size", "average", "missing"}
+OF_GALAXIES = {"masked", "half missing", "never missing"}
+OF_CLOTHES = {"usual", "by codebook", "64 wide", "256 wide"}
+OF_CLOTHES |= {"7 in", "14 in", "54 in", "4 asked", "27 asked"}
+EXPERIMENTS = OF_CLOTHES | OF_GALAXIES
 if profile not in ("fast", "full"):
     raise ValueError(f"profile must be 'fast' or 'full', got {profile!r}.")
 if not 100 <= num_train <= 3000:
@@ -97,6 +108,8 @@ if not experiments or not set(experiments) <= EXPERIMENTS:
     )
 FULL = profile == "full"
 PRECISION = "bf16" if FULL and torch.cuda.is_available() else "no"
+STEPS = (full_steps or 600) if FULL else steps
+SHOWN_STEPS = min(STEPS, 60) if FULL else steps  # of what is only shown
 if FULL:
     torch.set_float32_matmul_precision("high")  # TF32 products on a GPU
 plt.style.use("style.mplstyle")
@@ -179,7 +192,7 @@ def fit_codecs(samples, seed: int):
     train_codec(
         codec,
         samples,
-        steps=full_steps or 600 if FULL else steps,
+        steps=STEPS if OF_CLOTHES & set(experiments) else SHOWN_STEPS,
         batch_size=min(256 if FULL else 64, len(samples)),
         lr=2e-3 if FULL else 12e-3,
         ema=0.98,
@@ -427,10 +440,11 @@ def cross_entropies(model, batch, generator):
     return logp_BOK, code_BO, modality_BO, by_modality
 
 
+HAND = 16 if FULL else 64  # samples
 plain_model = new_model(
     clothes_codecs, seed, smoothing=0.0, regression=0.0
 ).eval()
-batch = tokens[:64]
+batch = tokens[:HAND]
 with torch.no_grad():
     *_, losses = cross_entropies(
         plain_model, batch, generator.manual_seed(seed)
@@ -441,7 +455,8 @@ with torch.no_grad():
     )
 assert torch.allclose(by_hand, theirs, atol=1e-5), "the losses differ"
 for name, x in losses.items():
-    assert torch.allclose(x.mean(), metrics[f"nll/{name}"], atol=1e-5), name
+    if len(x):
+        assert torch.allclose(x.mean(), metrics[f"nll/{name}"], atol=1e-5), name
 print("by hand and MultimodalTransformer.loss agree:", True)
 
 # %% [markdown]
@@ -510,7 +525,7 @@ def part_of(batch, names):
 
 rows, checked = {}, importlib.util.find_spec("aion") is not None
 for names in (["image", "shape", "class"], ["image", "class"], ["shape"]):
-    some = part_of(tokens[:64], names)
+    some = part_of(tokens[:HAND], names)
     with torch.no_grad():
         *given, losses = cross_entropies(
             plain_model, some, generator.manual_seed(seed)
@@ -573,9 +588,9 @@ def fit(model, tokens, seed: int, num_steps: int, watched=None, log_every=10):
     )
 
 
-history = fit(model, tokens, seed, steps, log_every=2)
-model.to("cpu")
-print(f"{steps} steps, {1000 * history.seconds / steps:.0f} ms each")
+history = fit(model, tokens, seed, SHOWN_STEPS, log_every=2)
+ms = 1000 * history.seconds / SHOWN_STEPS
+print(f"{SHOWN_STEPS} steps, {ms:.0f} ms each")
 
 # %% [markdown]
 # What would a model score that knows how often each code occurs at its place, and nothing else?
@@ -615,14 +630,17 @@ plt.show()
 
 # %%
 def clothes_scores(model, test) -> dict[str, float]:
-    """Cross-entropies given all other modalities, and accuracies of the class."""
+    """Cross-entropies given all other modalities, and accuracies of the class, computed where the model lies."""
+    few = {
+        "batch_size": 1000
+    }  # of 4,096, the law of every token takes gigabytes
     nats = {
-        f"nll_{name}": -model.log_prob(test, name).nanmean().item()
+        f"nll_{name}": -model.log_prob(test, name, **few).nanmean().item()
         for name in PLACES
     }
     known = test.tokens["class"][:, 0]
     for given in (["image"], ["shape"], ["image", "shape"]):
-        p = model.predict(test.select(given), "class").probabilities
+        p = model.predict(test.select(given), "class", **few).probabilities
         right = (p.argmax(1).cpu() == known).float().mean().item()
         nats["accuracy_" + "_".join(given)] = right
     return nats
@@ -639,6 +657,7 @@ print({k: round(v, 3) for k, v in first.items() if k.startswith("accuracy")})
 # A model may be given a modality marked as absent, or not be given it: the answer must be the same, whatever number stands in the empty cell.
 
 # %%
+model.to("cpu")  # exact to the last digits; a GPU's fast products are not
 few = asked[:200]
 junk = {name: torch.zeros_like(codes) for name, codes in few.tokens.items()}
 junk["image"] = few.tokens["image"]
@@ -747,17 +766,34 @@ def redshift_error(model, tokens) -> float:
 
 # %% tags=["hide-input"]
 records = []
-BUDGETS = (
-    [(7, 14), (14, 14), (28, 14), (54, 14), (28, 4), (28, 27)]
-    if FULL
-    else [(3, 6), (12, 6), (21, 6)]
-)
-MODELS = {
-    "64 wide, 2 layers": {"d_model": 64, "nhead": 4, "num_layers": 2},
-    "128 wide, 4 layers": SIZES["small"],
-    "256 wide, 6 layers": SIZES["medium"],
+IN, ASKED = BUDGET
+
+
+def of_budget(num_inputs: int, num_targets: int):
+    """({task: method}, what is new about the model) of one among several budgets."""
+    method = f"{num_inputs} in, {num_targets} asked"
+    return {"budget": method}, {"budget": (num_inputs, num_targets)}
+
+
+# name -> ({task: method}, what is new about the model); the first is part of three comparisons
+IN_THREE = {"size": "128 wide, 4 layers", "average": "modalities asked"}
+TRAININGS = {
+    "usual": ({**of_budget(IN, ASKED)[0], **IN_THREE}, {}),
+    "by codebook": (
+        {"average": "tokens by codebook"},
+        {"kind": WeightedByCodebook},
+    ),
+    "7 in": of_budget(7, ASKED),
+    "14 in": of_budget(14, ASKED),
+    "54 in": of_budget(54, ASKED),
+    "4 asked": of_budget(IN, 4),
+    "27 asked": of_budget(IN, 27),
+    "64 wide": (
+        {"size": "64 wide, 2 layers"},
+        {"d_model": 64, "nhead": 4, "num_layers": 2},
+    ),
+    "256 wide": ({"size": "256 wide, 6 layers"}, SIZES["medium"]),
 }
-STEPS = (full_steps or 600) if FULL else steps
 
 
 def keep(task, method, n, seed, scores) -> None:
@@ -767,20 +803,28 @@ def keep(task, method, n, seed, scores) -> None:
     )
 
 
-def run_clothes(task, method, codecs, seed, num_steps, **more) -> None:
-    """Train one model of the clothes and keep its scores."""
-    tokens = codecs.encode(draw(clothes, NUM_CLOTHES, seed))
-    watched = None
-    if FULL:  # pictures that no model of this seed was trained on
-        rows = np.random.default_rng(seed).permutation(len(clothes))
-        watched = codecs.encode(clothes[rows[NUM_CLOTHES:]])
+def clothes_of(codecs, seed):
+    """Tokens to train on, tokens that tell which weights to keep, tokens to test on."""
+    if not FULL:
+        return tokens, None, asked
+    rows = np.random.default_rng(seed).permutation(len(clothes))
+    watched = codecs.encode(clothes[rows[NUM_CLOTHES:]])
+    if codecs is clothes_codecs:
+        return tokens, watched, asked
+    seen = codecs.encode(draw(clothes, NUM_CLOTHES, seed))
+    return seen, watched, codecs.encode(clothes_test)
+
+
+def run_clothes(methods, codecs, data, seed, num_steps, **more) -> None:
+    """Train one model of the clothes and keep its scores, by task."""
+    tokens, watched, test = data
     model = new_model(codecs, seed, **more)
     history = fit(model, tokens, seed, num_steps, watched)
-    keep_clothes(task, method, seed, model, history, num_steps, codecs)
+    scores = clothes_scores(model, test)
+    keep_clothes(methods, seed, model, history, num_steps, scores)
 
 
-def keep_clothes(task, method, seed, model, history, num_steps, codecs):
-    scores = clothes_scores(model, codecs.encode(clothes_test))
+def keep_clothes(methods, seed, model, history, num_steps, scores) -> None:
     shape = model.config["d_model"], model.config["num_layers"]
     budget = model.num_inputs, model.num_targets
     price = {
@@ -790,28 +834,31 @@ def keep_clothes(task, method, seed, model, history, num_steps, codecs):
         "seconds_a_step": history.seconds / history.records[-1]["step"],
         "steps": num_steps,
     }
-    keep(task, method, NUM_CLOTHES, seed, {**scores, **price})
+    for task, method in methods.items():
+        keep(task, method, NUM_CLOTHES, seed, {**scores, **price})
 
 
-def run_budgets(codecs, seed, num_steps) -> None:
-    for budget in BUDGETS:
-        name = f"{budget[0]} in, {budget[1]} asked"
-        run_clothes("budget", name, codecs, seed, num_steps, budget=budget)
-
-
-def run_missing(seed, num_steps) -> None:
+def run_galaxies(seed, num_steps, chosen=OF_GALAXIES) -> None:
     samples = draw(pool, NUM_GALAXIES, seed)
     means = {n: float(x.mean()) for n, x in samples.values.items()}
     level = sky.values["redshift"] - means["redshift"]
     level = float(level.square().mean().sqrt())
-    for method, seen, settings in (
-        ("masked", samples, MASKED),
-        ("masked, half missing", with_gaps(samples, seed), MASKED),
-        ("never missing", samples, NEVER),
+    for experiment, method, seen, settings in (
+        ("masked", "masked", samples, MASKED),
+        (
+            "half missing",
+            "masked, half missing",
+            with_gaps(samples, seed),
+            MASKED,
+        ),
+        ("never missing", "never missing", samples, NEVER),
     ):
+        if experiment not in chosen:
+            continue
         codecs, model = fit_galaxies(seen, settings, seed, num_steps)
+        everything = codecs.encode(sky)
         for name, known in GIVEN.items():
-            error = redshift_error(model, codecs.encode(sky).select(known))
+            error = redshift_error(model, everything.select(known))
             about = f"redshift from {name}", method, NUM_GALAXIES, seed
             keep(*about, {"error": error, "constant": level})
             if method == "never missing":
@@ -821,34 +868,34 @@ def run_missing(seed, num_steps) -> None:
                 keep(*about, {"error": error, "constant": level})
 
 
-AVERAGES = {
-    "modalities asked": MultimodalTransformer,
-    "tokens by codebook": WeightedByCodebook,
-}
-if FULL:
-    for one in range(seed, seed + num_seeds):
+def run_all(one: int) -> None:
+    """What the full profile trains with one seed."""
+    if OF_CLOTHES & set(experiments):
         codecs = clothes_codecs
         if one != seed:
             codecs = fit_codecs(draw(clothes, NUM_CLOTHES, one), one)
-        if "budget" in experiments:
-            run_budgets(codecs, one, STEPS)
-        if "size" in experiments:
-            for name, shape in MODELS.items():
-                run_clothes("size", name, codecs, one, STEPS, **shape)
-        if "average" in experiments:
-            for name, kind in AVERAGES.items():
-                run_clothes("average", name, codecs, one, STEPS, kind=kind)
-        if "missing" in experiments:
-            run_missing(one, 2 * STEPS)
+        data = clothes_of(codecs, one)
+        for name in TRAININGS:
+            if name in experiments:
+                methods, new = TRAININGS[name]
+                run_clothes(methods, codecs, data, one, STEPS, **new)
+    if OF_GALAXIES & set(experiments):
+        run_galaxies(one, 2 * STEPS, experiments)
+
+
+if FULL:
+    for one in range(seed, seed + num_seeds):
+        run_all(one)
 else:
-    of_first = seed, model, history, steps, clothes_codecs
-    keep_clothes("average", "modalities asked", *of_first)
-    kind = WeightedByCodebook
-    run_clothes(
-        "average", "tokens by codebook", clothes_codecs, seed, steps, kind=kind
-    )
-    run_budgets(clothes_codecs, seed, max(steps // 5, 1))
-    run_missing(seed, steps)
+    ours = {"average": IN_THREE["average"]}
+    keep_clothes(ours, seed, model, history, steps, first)
+    given = clothes_codecs, clothes_of(clothes_codecs, seed), seed
+    methods, new = TRAININGS["by codebook"]
+    run_clothes(methods, *given, steps, **new)
+    for num_inputs in (3, 12, 21):
+        methods, new = of_budget(num_inputs, ASKED)
+        run_clothes(methods, *given, max(steps // 5, 1), **new)
+    run_galaxies(seed, steps)
 
 run = pd.DataFrame(records)
 
@@ -909,6 +956,7 @@ if len(found):
             for name in GIVEN
         }
         for method, label in METHODS.items()
+        if (found.method == method).any()
     }
     ax = plt.subplots(figsize=(7.0, 4.2))[1]
     plots.scores_by_inputs(ax, errors, "error of the redshift (rms)")
@@ -930,26 +978,29 @@ else:
 
 # %%
 rows = []
-for name in GIVEN if len(found) else ():
+trained = [method for method in METHODS if (found.method == method).any()]
+for name in GIVEN if "masked" in trained else ():
     here = found[found.task == f"redshift from {name}"]
     here = here.pivot(index="seed", columns="method", values="error")
     row = {"given": name, "masked: error": here["masked"].mean()}
-    for method, label in list(METHODS.items())[1:]:
-        ratio = np.log(here[method] / here["masked"])
+    for method in trained[1:]:
+        ratio = np.log(here[method] / here["masked"]).dropna()
         centre, low, high = np.exp(evaluation.seed_interval(ratio))
-        row[label] = f"{centre:.2f}"
-        if len(here) > 1:
-            row[label] += f" ({low:.2f} to {high:.2f})"
+        row[METHODS[method]] = f"{centre:.2f}"
+        if len(ratio) > 1:
+            row[METHODS[method]] += f" ({low:.2f} to {high:.2f})"
     rows.append(row)
-print(f"From {missing_by}, {found.seed.nunique()} seed(s).")
 if rows:
+    print(f"From {missing_by}, {found.seed.nunique()} seed(s).")
     display(pd.DataFrame(rows).set_index("given").round(4))
+else:
+    print(NOTHING)
 
 # %% tags=["nbval-check-output"]
-if len(found):
+if "masked" in trained:
     mean = found.groupby(["method", "task"]).error.mean()
     fewest = "redshift from r"
-    for method in ("never missing", "never missing, filled"):
+    for method in [m for m in trained if m.startswith("never")]:
         worse = mean[method, fewest] > mean["masked", fewest]
         print(f"r alone: {method} is worse than masked:", bool(worse))
 
@@ -1009,9 +1060,11 @@ def price_table(frame):
     return means.loc[order].rename(columns=COLUMNS).round(3)
 
 
-print(f"From {budget_by}, {budget.seed.nunique()} seed(s).")
 if len(budget):
+    print(f"From {budget_by}, {budget.seed.nunique()} seed(s).")
     display(price_table(budget))
+else:
+    print(NOTHING)
 
 # %% [markdown]
 # And a larger model, at the budget of this page:
@@ -1027,19 +1080,24 @@ else:
 # %% [markdown]
 # ### What the wrong average costs
 #
-# Now the two averages from above, in training: ours over the modalities asked, and 4M's `token`, which weighs a token of the picture a hundred times as much as a class.
+# Now the two averages from above, in training: ours over the modalities asked, and 4M's `token`, in which a token weighs as much as its codebook is large.
 
 # %%
 average, average_by = part("average")
 if len(average):
+    weigh = SIZES_OF_BOOKS["image"] / SIZES_OF_BOOKS["class"]
+    print(
+        f"A token of the picture weighs as much as {weigh:,.0f} of the class."
+    )
     scores = ["accuracy_image", "accuracy_shape", *[f"nll_{n}" for n in PLACES]]
     print(f"From {average_by}, {average.seed.nunique()} seed(s).")
     display(average.groupby("method")[scores].mean().T.round(3))
     by = average.pivot(index="seed", columns="method", values="accuracy_image")
-    gain = evaluation.paired_difference(
-        by["modalities asked"], by["tokens by codebook"]
-    )
-    print("accuracy gained by ours: {:.3f}, {:.3f} to {:.3f}".format(*gain))
+    if by.shape[1] == 2:
+        gain = evaluation.paired_difference(
+            by["modalities asked"], by["tokens by codebook"]
+        )
+        print("accuracy gained by ours: {:.3f}, {:.3f} to {:.3f}".format(*gain))
 else:
     print(NOTHING)
 
@@ -1067,7 +1125,7 @@ else:
     print("commit", str(speed.get("commit") or "unknown")[:7])
     said("ratio_to_aion_eager", "{:.2f} times AION's samples a second")
     said("ratio_to_aion_compiled", "{:.2f} times those of AION compiled")
-    said("matmul_share", "{:.0%} of what the chip's matrix products reach")
+    said("matmul_share", "{:.1%} of what the chip's matrix products reach")
     said("gib_at_batch_256", "{:.1f} GiB at 256 samples a batch")
     said("first_step_seconds", "{:.1f} s for the first step, compiling")
     said("second_process_seconds", "{:.1f} s for that of a second process")
@@ -1087,8 +1145,8 @@ if {"variant", "batch", "samples_per_second"} <= set(speeds):
 # With codes *by value* a step costs the same, since only the tokens asked get any logits.
 # Nor do modalities that are declared but do not enter cost anything: compare five with forty.
 #
-# The aim was half of the rate that the chip's matrix products reach.
-# The products of the step run close to it, but they are only part of the time; attention in small heads and short rows, and norms and activations that move memory more than they compute, take most of the rest.
+# The aim was half of the rate that the chip's matrix products reach alone; the share above is that of the larger batch.
+# The products of the step run not far below that rate, but they are little more than half of the time; attention in small heads and short rows, and norms and activations that move memory more than they compute, take most of the rest.
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "Where the time of one training step goes, as the profiler sees it on the GPU.", "name": "fig-06-profile"}, "image": {"alt": "Horizontal bars of milliseconds in one training step by kind of work, such as matrix products, attention, norms and activations, optimiser and other, each with its share of the step written at its end."}}
 spent = pd.DataFrame(speed.get("profile") or [])
@@ -1125,18 +1183,16 @@ else:
 # - A model meets gaps well if it has trained on them.
 
 # %%
-worst = run[run.task == "redshift from r"]
 summary = (
     f"{len(records)} scores over {run.seed.nunique()} seed(s); clothes, "
-    f"{steps} steps: class accuracy {first['accuracy_image']:.3f} from the image, "
+    f"{SHOWN_STEPS} steps: class accuracy {first['accuracy_image']:.3f} from the image, "
     f"{first['accuracy_shape']:.3f} from the table"
 )
-if len(worst):
-    errors = worst.groupby("method").error.mean()
-    summary += (
-        f"; redshift from r, rms error: masked {errors['masked']:.4f}, "
-        f"never missing {errors['never missing']:.4f}"
-    )
+worst = run[run.task == "redshift from r"]
+for method in ("masked", "never missing"):
+    if (worst.method == method).any():
+        error = worst[worst.method == method].error.mean()
+        summary += f"; redshift from r, {method}: rms error {error:.4f}"
 if output_dir:
     keep_results(summary)
 

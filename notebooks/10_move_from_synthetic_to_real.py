@@ -35,13 +35,19 @@ num_seeds: int = 5  # seeds of the full profile
 num_train: int = 100  # real patients, or galaxies, of the fast profile
 steps: int = 100  # optimiser steps of each training of the fast profile
 experiments: list[str] = [
-    "right",
-    "slight",
-    "bad",
+    "real",
+    "0",
+    "30",
+    "60",
+    "90",
+    "180",
     "own",
-    "known",
-    "galaxies",
-]  # which comparisons the full profile makes
+    "rho 1.0",
+    "rho 0.5",
+    "rho 0.0",
+    "as simulated",
+    "like SDSS",
+]  # which synthetic pools the full profile mixes in (numbers: degrees of the dial); "real": none
 sizes: list[int] = []  # the same in the full profile; empty: its own
 full_steps: int = 0  # steps of each training of the full profile; 0: its own
 data_dir: str = ""  # not needed here: the data are in the package
@@ -89,12 +95,14 @@ from aion_lite.strategies.curriculum import (
 )
 from aion_lite.training import train
 
-EXPERIMENTS = {"right", "slight", "bad", "own", "known", "galaxies"}
+POOLS = ("as simulated", "like SDSS")  # of galaxies
+EXPERIMENTS = {"real", "0", "30", "60", "90", "180", "own", *POOLS}
+EXPERIMENTS |= {"rho 1.0", "rho 0.5", "rho 0.0"}
 if profile not in ("fast", "full"):
     raise ValueError(f"profile must be 'fast' or 'full', got {profile!r}.")
 FULL = profile == "full"
 ON_GPU = FULL and torch.cuda.is_available()
-FASTER = {"mixed_precision": "bf16", "compile": True} if ON_GPU else {}
+PRECISION = "bf16" if ON_GPU else "no"
 SIZES = sorted(sizes or [100, 1000, 5000]) if FULL else [num_train]
 if not all(60 <= n <= 5000 for n in (*SIZES, num_train)):
     raise ValueError(
@@ -331,7 +339,8 @@ for degrees in (0, 30, 60, 90, 180):
     turned = law.turned(TARGET, degrees, seed).correlation[rest, t]
     agrees = right @ turned / (right @ R @ right)
     assert math.isclose(agrees, math.cos(math.radians(degrees)), abs_tol=1e-9)
-    print(f"{degrees:3d} degrees: right and turned risk by {agrees + 0:+.2f}")
+    agrees = round(agrees, 9) + 0  # no minus zero
+    print(f"{degrees:3d} degrees: right and turned risk by {agrees:+.2f}")
 
 # %%
 rows = {
@@ -412,7 +421,9 @@ def fit(
         "ema": 0.99 if FULL else 0.95,
         "seed": seed,
         "progress": False,
-        **FASTER,
+        "mixed_precision": PRECISION,
+        # Worth its time for the shape that several methods share, and no other.
+        "compile": ON_GPU and synthetic is not None and method != TOLD,
     }
     if method == "real only":
         train(model, real, steps=num_steps, **how)
@@ -539,22 +550,18 @@ def death_scores(model, codecs) -> dict[str, float]:
     return {"auroc": roc_auc_score(truth, risk), "nats": nats}
 
 
-def run_patients(
-    task: str, n: int, one: int, law_of, methods, with_real: bool
-) -> None:
-    """Each method on n patients and on copies from ``law_of(yours, others)``."""
+REAL = ("real only", "real only, stopped early")
+
+
+def run_patients(task: str, n: int, one: int, law_of, methods) -> None:
+    """Each method on n patients and on copies from ``law_of(yours, others)``, if there is such a law."""
     own, theirs = deal(n, one)
     codecs = CodecManager(own.modalities).fit(own)
-    real = codecs.encode(own)
-    length = num_steps_of(n)
-    if with_real:
-        for method in ("real only", "real only, stopped early"):
-            model = fit(codecs, real, None, method, length, one, TARGET)
-            keep("real", method, n, one, death_scores(model, codecs))
-        keep("real", "logistic regression", n, one, {"auroc": logistic(own)})
-    if methods:
+    real, synthetic = codecs.encode(own), None
+    if law_of:
         drawn = law_of(own, theirs).sample(NUM_COPIES, one)
         synthetic = codecs.encode(drawn)
+    length = num_steps_of(n)
     for method in methods:
         model = fit(codecs, real, synthetic, method, length, one, TARGET)
         keep(task, method, n, one, death_scores(model, codecs))
@@ -565,15 +572,14 @@ def run_dial(degrees: int, n: int, one: int) -> None:
         law = GaussianCopula.fit(theirs)
         return law.turned(TARGET, degrees, one)
 
-    task, with_real = turned_by(degrees), degrees == 0
-    run_patients(task, n, one, law_of, MIXED, with_real)
+    run_patients(turned_by(degrees), n, one, law_of, MIXED)
 
 
 def run_own(n: int, one: int, methods) -> None:
     def law_of(own, theirs):
         return GaussianCopula.fit(own)
 
-    run_patients(OWN, n, one, law_of, methods, False)
+    run_patients(OWN, n, one, law_of, methods)
 
 
 KNOWN = ["age", "glucose", "cholesterol", "heart_rate"]  # of page 07's law
@@ -586,8 +592,8 @@ def known_patients(n: int, seed: int, rho: float):
     return generator.generate_correlated_data().select(KNOWN)
 
 
-def run_known(n: int, one: int, methods) -> None:
-    """Glucose of patients whose law is known, beside patients of that law with weaker links."""
+def run_known(n: int, one: int, methods, rho: float | None = None) -> None:
+    """Glucose of patients whose law is known, beside patients of that law with weaker links, if at all."""
     own, new = (
         known_patients(n, one, 1.0),
         known_patients(2000, KNOWN_TEST, 1.0),
@@ -598,24 +604,17 @@ def run_known(n: int, one: int, methods) -> None:
     generator = SyntheticDataGenerator(image_size=16)
     best = BayesLimit(generator).predict(new, given, target).mean
     limit = evaluation.r2(new.values[target], best)
-
-    def scores(model):
+    task, synthetic = "known", None
+    if rho is not None:
+        strangers = known_patients(NUM_COPIES, one + 1_000_000, rho)
+        task, synthetic = f"known, rho {rho}", codecs.encode(strangers)
+    for method in methods:
+        length = num_steps_of(n)
+        model = fit(codecs, real, synthetic, method, length, one, target)
         guess = model.predict(asked.select(given), target).mean.cpu()
         r2 = evaluation.r2(new.values[target], guess)
-        return {"r2": r2, "limit": limit, "share": r2 / limit}
-
-    length = num_steps_of(n)
-    model = fit(codecs, real, None, "real only", length, one, target)
-    keep("known", "real only", n, one, scores(model))
-    for rho in RHOS if FULL else RHOS[::2]:
-        strangers = known_patients(NUM_COPIES, one + 1_000_000, rho)
-        synthetic = codecs.encode(strangers)
-        for method in methods:
-            model = fit(codecs, real, synthetic, method, length, one, target)
-            keep(f"known, rho {rho}", method, n, one, scores(model))
-
-
-POOLS = ("as simulated", "like SDSS")
+        scores = {"r2": r2, "limit": limit, "share": r2 / limit}
+        keep(task, method, n, one, scores)
 
 
 def boosting(own: pd.DataFrame) -> np.ndarray:
@@ -625,53 +624,67 @@ def boosting(own: pd.DataFrame) -> np.ndarray:
     return model.predict(sky_test[SEEN])
 
 
-def run_galaxies(n: int, one: int, methods) -> None:
-    """Redshift of real galaxies, beside simulated ones as they are and made to look like SDSS."""
+def redshift_scores(guess) -> dict[str, float]:
+    z = sky_test["redshift"].to_numpy()
+    return {
+        "r2": evaluation.r2(z, guess),
+        "sigma_nmad": evaluation.sigma_nmad(z, guess),
+    }
+
+
+def run_galaxies(n: int, one: int, methods, pool: str | None = None) -> None:
+    """Redshift of real galaxies, beside simulated ones, if at all."""
     order = np.random.default_rng(one).permutation(len(sky))
     own, target = sky.iloc[order[:n]], "redshift"
     codecs = CodecManager(PHOTOMETRY).fit(as_samples(own))
     real = codecs.encode(as_samples(own))
     given = codecs.encode(as_samples(sky_test)).select(SEEN)
-
-    def scores(guess):
-        z = sky_test[target].to_numpy()
-        return {
-            "r2": evaluation.r2(z, guess),
-            "sigma_nmad": evaluation.sigma_nmad(z, guess),
-        }
-
-    def answer(method, synthetic=None):
+    task, synthetic = "galaxies", None
+    if pool is None:
+        found = redshift_scores(boosting(own))
+        keep(task, "boosting", n, one, found)
+    else:
+        frame = simulated if pool == "as simulated" else like_sdss(own)
+        task, synthetic = f"galaxies: {pool}", codecs.encode(as_samples(frame))
+    for method in methods:
         length = num_steps_of(n)
         model = fit(codecs, real, synthetic, method, length, one, target)
         told = SOURCE.name in model.names
         asked = with_source(given, "real") if told else given
-        return scores(model.predict(asked, target).mean.cpu())
-
-    for method in ("real only", "real only, stopped early"):
-        keep("galaxies", method, n, one, answer(method))
-    keep("galaxies", "boosting", n, one, scores(boosting(own)))
-    for pool, frame in zip(POOLS, (simulated, like_sdss(own)), strict=True):
-        synthetic = codecs.encode(as_samples(frame))
-        for method in methods:
-            found = answer(method, synthetic)
-            keep(f"galaxies: {pool}", method, n, one, found)
+        guess = model.predict(asked, target).mean.cpu()
+        keep(task, method, n, one, redshift_scores(guess))
 
 
-ANGLES = {"right": (0,), "slight": (30, 60), "bad": (90, 180)}
+def chosen(experiment: str) -> bool:
+    return not FULL or experiment in experiments
+
+
+def run_all(n: int, one: int) -> None:
+    """Every comparison at one size, with one seed; the fast profile leaves out some."""
+    if chosen("real"):
+        run_patients("real", n, one, None, REAL)
+        logit = {"auroc": logistic(deal(n, one)[0])}
+        keep("real", "logistic regression", n, one, logit)
+        run_known(n, one, REAL[:1])
+        run_galaxies(n, one, REAL)
+    for degrees in DIAL:
+        if chosen(str(degrees)):
+            run_dial(degrees, n, one)
+    if chosen("own"):
+        run_own(n, one, MIXED if FULL else ["constant mix"])
+    for rho in RHOS if FULL else RHOS[::2]:
+        if chosen(f"rho {rho}"):
+            some = ["constant mix", "curriculum", "synthetic only"]
+            run_known(n, one, some if FULL else some[:1], rho)
+    for pool in POOLS:
+        if chosen(pool):
+            some = ["curriculum", "synthetic only"]
+            run_galaxies(n, one, MIXED if FULL else some, pool)
+
+
 for one in range(seed, seed + (num_seeds if FULL else 1)):
     for n in SIZES:
-        for experiment, angles in ANGLES.items():
-            if not FULL or experiment in experiments:
-                for degrees in set(angles) & set(DIAL):
-                    run_dial(degrees, n, one)
-        if not FULL or "own" in experiments:
-            run_own(n, one, MIXED if FULL else ["constant mix"])
-        if not FULL or "known" in experiments:
-            some = ["constant mix", "curriculum", "synthetic only"]
-            run_known(n, one, some if FULL else some[:1])
-        if not FULL or "galaxies" in experiments:
-            some = ["curriculum", "synthetic only"]
-            run_galaxies(n, one, MIXED if FULL else some)
+        run_all(n, one)
 run = pd.DataFrame(records)
 
 
