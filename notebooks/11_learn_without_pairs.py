@@ -45,6 +45,7 @@ full_steps: int = 0  # steps of each training of the full profile; 0: its own
 output_dir: str = ""  # where results.json and the figures go; empty for nowhere
 
 # %%
+import functools
 import math
 import time
 from pathlib import Path
@@ -92,6 +93,10 @@ if not experiments or not set(experiments) <= EXPERIMENTS:
         f"experiments are {sorted(EXPERIMENTS)}, got {experiments}."
     )
 FULL = profile == "full"
+ON_GPU = FULL and torch.cuda.is_available()
+FASTER = {"mixed_precision": "bf16"} if ON_GPU else {}  # of transformers
+if FULL:
+    torch.set_float32_matmul_precision("high")  # TF32 products on a GPU
 NUM = 10_000 if FULL else num_train
 if max(sizes, default=0) > NUM:
     raise ValueError(f"There are {NUM} samples to pair, got sizes {sizes}.")
@@ -378,6 +383,9 @@ class ImageSide:
     """All that is made from images alone: whitening, codec, reading."""
 
     def __init__(self, samples, one: int):
+        # Asked often, and of the same patients: kept.
+        self.codes = functools.cache(self._codes)
+        self.readings = functools.cache(self._readings)
         images = samples.values["xray"]
         self.white = Whitened(images)
         torch.manual_seed(one)
@@ -405,13 +413,16 @@ class ImageSide:
             shown, steps=STEPS["parts"], seed=one, **HOW
         )
 
+    def _codes(self, samples, turn: bool = False):
+        """(B, 64) tokens of the pictures, or of all their views."""
+        ready = self.white(samples.values["xray"])
+        return self.codec.encode(views(ready) if turn else ready)
+
     def decoded(self, samples):
         """Whitened pictures, as the tokens have them."""
-        return self.codec.decode(
-            self.codec.encode(self.white(samples.values["xray"]))
-        )
+        return self.codec.decode(self.codes(samples))
 
-    def readings(self, samples) -> dict[str, np.ndarray]:
+    def _readings(self, samples) -> dict[str, np.ndarray]:
         """One number (B,) a picture, by how it is made."""
         images, shown = samples.values["xray"], self.decoded(samples)
         shared = self.parts.shared(shown).clamp_min(1e-6).log()
@@ -486,25 +497,21 @@ SHAPE = SIZES["small"] if FULL else {"d_model": 64, "nhead": 4, "num_layers": 1}
 IMAGE_NAMES = ["xray", "reading"]
 
 
-def codecs_of(side, samples, labs) -> dict:
-    """Scalar codecs of the reading and the labs."""
-    reading = side.readings(samples)[BEST_READING]
-    made = {"reading": ScalarCodec(Scalar("reading"), NUM_CODES)}
-    made["reading"].fit(torch.tensor(reading))
-    for name, column in zip(LABS, torch.tensor(labs).T, strict=True):
-        made[name] = ScalarCodec(Scalar(name, unit="mg/dL"), NUM_CODES).fit(
+def lab_codecs(labs) -> dict:
+    """Scalar codecs of lab rows (B, 2)."""
+    return {
+        name: ScalarCodec(Scalar(name, unit="mg/dL"), NUM_CODES).fit(
             column.contiguous()
         )
-    return made
+        for name, column in zip(LABS, torch.tensor(labs).T, strict=True)
+    }
 
 
 def image_tokens(side, numbers, samples, turn: bool = False) -> dict:
-    ready = side.white(samples.values["xray"])
     reading = torch.tensor(side.readings(samples)[BEST_READING])
+    codes = side.codes(samples, turn)
     code = numbers["reading"].encode(reading)
-    pictures = views(ready) if turn else ready
-    code = code.repeat(len(pictures) // len(ready), 1)
-    return {"xray": side.codec.encode(pictures), "reading": code}
+    return {"xray": codes, "reading": code.repeat(len(codes) // len(code), 1)}
 
 
 def lab_tokens(numbers, labs, times: int = 1) -> dict:
@@ -547,6 +554,8 @@ def fit(side, numbers, data, one: int, num_steps: int, watched=None):
         ema=0.99 if FULL else 0.97,
         seed=one,
         progress=False,
+        compile=ON_GPU and num_steps >= 1000,  # it takes half a minute
+        **FASTER,
     )
     return model
 
@@ -564,8 +573,12 @@ def without_pairs(side, samples, labs, one: int, num_pairs: int = 0):
 
     ``num_pairs``: how many of the patients with images are known with their labs.
     """
-    numbers = codecs_of(side, samples, labs)
     reading, found = side.readings(samples)[BEST_READING], Skewest(labs)
+    code_of_reading = ScalarCodec(Scalar("reading"), NUM_CODES)
+    numbers = {
+        "reading": code_of_reading.fit(torch.tensor(reading)),
+        **lab_codecs(labs),
+    }
     rank_of = found(labs)
     correlation, pairs, true = 1.0, None, slice(0, num_pairs)
     if num_pairs:
@@ -600,6 +613,7 @@ def without_pairs(side, samples, labs, one: int, num_pairs: int = 0):
         ema=0.97,
         seed=one,
         **HOW,
+        **FASTER,
     )
     return matched, answers(model, tokens)
 
@@ -607,10 +621,10 @@ def without_pairs(side, samples, labs, one: int, num_pairs: int = 0):
 def supervised(side, samples, n: int, one: int) -> np.ndarray:
     """Answers of a transformer that had n true pairs and nothing else."""
     some = samples[:n]
-    numbers = codecs_of(side, samples, lab_rows(some))
+    numbers = lab_codecs(lab_rows(some))
 
     def pairs_of(part, turn):
-        codes = image_tokens(side, numbers, part, turn)["xray"]
+        codes = side.codes(part, turn)
         labs = lab_tokens(numbers, lab_rows(part), len(codes) // len(part))
         return TokenDataset({"xray": codes, **labs})
 
@@ -619,7 +633,7 @@ def supervised(side, samples, n: int, one: int) -> np.ndarray:
     watched = pairs_of(some[n - aside :], False) if aside else None
     num_steps = STEPS["all" if n == NUM else "few"]
     model = fit(side, numbers, data, one, num_steps, watched)
-    return answers(model, image_tokens(side, numbers, test))
+    return answers(model, {"xray": side.codes(test)})
 
 
 # %% [markdown]
@@ -628,6 +642,22 @@ def supervised(side, samples, n: int, one: int) -> np.ndarray:
 # %% tags=["hide-input"]
 records = []
 GLUCOSE = "glucose from the X-ray"
+METHODS = [
+    "constant",
+    "exact",
+    "ranks: mean pixel",
+    "ranks: leading component",
+    "ranks: energy",
+    "ranks: " + BEST_READING,
+    "matched",
+    "back-translated",
+    "supervised",
+]  # in the order of the tables
+COLUMNS = {
+    GLUCOSE: ["rank", "rank_limit", "r2", "r2_limit", "retrieval"],
+    "rho 0": ["rank", "r2", "skewness"],
+    "coins": ["loss", "right"],
+}  # of each comparison
 
 
 def keep(task, method, n, one, found) -> None:
@@ -637,10 +667,12 @@ def keep(task, method, n, one, found) -> None:
     )
 
 
-def made(one: int, **law):
+def made(one: int):
     """(image's side, images, lab rows of others) of one seed."""
-    samples = patients(NUM, one, **law)
-    labs = lab_rows(patients(NUM, LABS_OF + one, **law))
+    if one == seed:
+        return side, images, table
+    samples = patients(NUM, one)
+    labs = lab_rows(patients(NUM, LABS_OF + one))
     return ImageSide(samples, one), samples, labs
 
 
@@ -677,11 +709,10 @@ def run_all(side, samples, one: int) -> None:
     keep(GLUCOSE, "supervised", NUM, one, scores(guess, one=one))
 
 
-def run_control(one: int, side=None) -> None:
-    """rho = 0. Images by themselves follow the same law there, so the image's side may be that of before."""
+def run_control(side, one: int) -> None:
+    """rho = 0. Images by themselves follow the same law there, so the image's side is that of before."""
     labs = lab_rows(patients(NUM, LABS_OF + one, rho=0.0))
     new = patients(NUM_TEST, OTHERS, rho=0.0)
-    side = side or ImageSide(patients(NUM, one, rho=0.0), one)
     found = Skewest(labs)
     guess = labs[match_ranks(side.readings(new)[BEST_READING], found(labs))]
     truth = lab_rows(new)[:, 0]
@@ -734,28 +765,21 @@ def run_coins(one: int, starts: int, num_steps: int) -> None:
         keep("coins", name, 0, one, {"loss": loss, "right": truth})
 
 
-if FULL:
-    for one in range(seed, seed + num_seeds):
-        if {"none", "pairs", "all"} & set(experiments):
-            side, *archives = (
-                (side, images, lab_rows(others)) if one == seed else made(one)
-            )
-        if "none" in experiments:
-            run_none(side, *archives, one)
-        if "pairs" in experiments:
-            run_pairs(side, *archives, one)
-        if "all" in experiments:
-            run_all(side, archives[0], one)
-        if "control" in experiments:
-            run_control(one, side if one == seed else None)
-        if "coins" in experiments:
-            run_coins(one, 4, full_steps or 400)
-else:
-    run_none(side, images, lab_rows(others), seed)
-    run_pairs(side, images, lab_rows(others), seed)
-    run_all(side, images, seed)
-    run_control(seed, side)
-    run_coins(seed, 1, 3 * steps // 2)
+for one in range(seed, seed + (num_seeds if FULL else 1)):
+    asked = set(experiments) if FULL else EXPERIMENTS
+    if asked != {"coins"}:
+        own_side, *archives = made(one)
+    if "none" in asked:
+        run_none(own_side, *archives, one)
+    if "pairs" in asked:
+        run_pairs(own_side, *archives, one)
+    if "all" in asked:
+        run_all(own_side, archives[0], one)
+    if "control" in asked:
+        run_control(own_side, one)
+    if "coins" in asked:
+        starts, num_steps = (4, 400) if FULL else (1, 3 * steps // 2)
+        run_coins(one, starts, full_steps or num_steps)
 run = pd.DataFrame(records)
 
 
@@ -787,11 +811,17 @@ print("The figures and tables below show", made_by + ".")
 
 
 def part(task: str):
-    """A comparison, and what made it: this run where the full run has none."""
-    found = stored[stored.task == task]
-    if len(found):
-        return found, made_by
-    return run[run.task == task], "this run"
+    """A comparison, and what made it: this run where the full run has none.
+
+    Rows in the order of ``METHODS``; both may be without any where a run was of some experiments only.
+    """
+    found, by = stored[stored.task == task], made_by
+    if not len(found):
+        found, by = run[run.task == task], "this run"
+    place = {method: i for i, method in enumerate(METHODS)}
+    order = found.method.map(place).fillna(len(place))
+    found = found.assign(order=order).sort_values(["n", "order", "seed"])
+    return found.reindex(columns=["method", "n", "seed", *COLUMNS[task]]), by
 
 
 NOTHING = (

@@ -150,6 +150,10 @@ class Unpaired(nn.Module, ABC):
     def hidden_matrices(self) -> list[nn.Parameter]:
         return self.model.hidden_matrices()
 
+    def compiled(self):
+        """The model's context (``train(compile=True)``); each number of tokens in view is compiled anew."""
+        return self.model.compiled()
+
     def _needs_flat(self, what: str) -> None:
         grid = [n for n in self.sides[1] if self.model.specs[n].geometry in ("grid", "mixed")]
         if grid:

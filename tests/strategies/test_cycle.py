@@ -209,6 +209,41 @@ def test_no_step_waits_for_the_host_and_every_weight_that_matters_moves(kind):
 
 
 @every
+def test_in_half_precision_every_weight_has_nearly_the_gradient_of_full_precision(kind):
+    """Autocast keeps halved weights: a translation's have no gradient, and must not be met again."""
+    gradients = []
+    for half in (False, True):
+        model = make(regression=0.0)
+        module = MODULES[kind](model, pairs=TokenDataset(tokens(64)), num_asked=4)
+        total = 0.0
+        for i in range(8):  # a draw may fall otherwise in half precision, so not one step but a mean
+            torch.manual_seed(i)
+            with torch.autocast("cpu", torch.bfloat16, enabled=half):
+                total = total + module.loss(tokens(64))[0]
+        total.backward()
+        gradients.append({n: p.grad for n, p in model.named_parameters()})
+    full, half = gradients
+    assert [n for n, g in half.items() if g is None] == []
+    a, b = (torch.cat([g.flatten() for g in x.values()]) for x in (full, half))
+    assert F.cosine_similarity(a, b, dim=0) > 0.97
+
+
+@every
+def test_compiled_is_passed_on_to_the_model(kind, monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda f, **how: lambda *args: seen.append(f) or f(*args))
+    seen, model = [], make()
+    module = MODULES[kind](model)
+    torch.manual_seed(0)
+    plain = module.loss(tokens())[0]
+    assert not seen
+    torch.manual_seed(0)
+    with module.compiled():
+        within = module.loss(tokens())[0]
+    assert model.head.losses in seen
+    torch.testing.assert_close(within, plain, rtol=0, atol=0)
+
+
+@every
 def test_rows_that_seem_to_belong_together_teach_nothing(kind):
     """The second side is shuffled at every step: the loss doesn't know which row came beside which."""
     model, B = make(), 64
