@@ -57,6 +57,7 @@ import torch
 from IPython.display import display
 from scipy import stats
 from sklearn.decomposition import PCA
+from torch.utils.data import TensorDataset
 
 from aion_lite import evaluation, plots
 from aion_lite.codecs import (
@@ -323,7 +324,7 @@ print(f"rank correlation at most: {scores(LIMIT)['rank']:.3f}")
 # %% [markdown]
 # ### The image's side
 #
-# The images become tokens as [page 07](07_make_data_with_a_known_answer.ipynb) advises: whitened first, so that the tokens keep what is faint.
+# The images become tokens as [page 07](07_make_data_with_a_known_answer.ipynb) advises: whitened first, so that the tokens keep what is faint, by a codec without layer norms and with weight on bright pixels, so that they keep how bright it is.
 # Whitening takes care of everything about a picture that is normal, exposure, body shape and tissue among it; for such parts no pixel tells of another any more.
 # What pixels *still* know of each other is what is odd about a picture. `train_parts` learns it with no label: hide a quarter of the pixels, predict them from the rest. The sum of squares of the predictions is the picture's *reading*.
 
@@ -393,14 +394,20 @@ class ImageSide:
             samples.modalities["xray"],
             (16,) * 4,
             2,
+            norm=False,
             **(LARGE if FULL else SMALL),
         )
         if not torch.cuda.is_available():
             codec = codec.to(memory_format=torch.channels_last)
         ready = self.white(images)
+        bright = (
+            1 + (ready / 3) ** 2
+        ) ** 0.5  # weight of a pixel, as on page 07
         train_codec(
             codec,
-            ready,
+            TensorDataset(
+                ready, torch.ones(len(ready), dtype=torch.bool), bright
+            ),
             steps=STEPS["codec"],
             lr=3e-3 if FULL else 1e-2,
             ema=0.99 if FULL else 0.97,
