@@ -453,7 +453,7 @@ rows = {
 }
 pd.DataFrame(rows).T.rename_axis("rank correlation on test patients").round(3)
 
-# %% mystnb={"figure": {"caption": "Six test patients, from low to high reading. Top: the X-ray. Middle: decoded from its whitened tokens. Bottom: each pixel predicted from the others.", "name": "fig-11-parts"}, "image": {"alt": "Three rows of six small pictures. Top: blurred chests. Middle: grey noise, with a bright blob in the pictures to the right. Bottom: flat grey, with smooth bright blobs at the same places, growing to the right."}}
+# %% mystnb={"figure": {"caption": "Six test patients, from low to high reading. Top: the X-ray. Middle: decoded from its whitened tokens. Bottom: each pixel predicted from the others.", "name": "fig-11-parts"}, "image": {"alt": "Three rows of six small pictures. Top: blurred chests. Middle: grey noise, with a bright blob in the pictures to the right. Bottom: flat grey, with a faint bright spot at the same place in the last but one, and in the last a strong one, ringed by dark."}}
 some = test[:200]
 order = side.readings(some)[BEST_READING].argsort()
 few = some[order[np.linspace(20, 199, 6).astype(int)]]
