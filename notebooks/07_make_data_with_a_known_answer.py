@@ -504,7 +504,7 @@ save_figure("tokens")
 plt.show()
 
 # %% [markdown]
-# Both codecs give back all but one or two hundredths of the pixels' variance, and one of them has lost the illness of many patients on the way.
+# Both codecs give back nearly all of the pixels' variance, and one of them has lost the illness of many patients on the way.
 # The loss of the first counts what is loud: a faint lesion of a few pixels adds little to the variance of a picture, one more bit about the exposure pays more.
 # Nothing in the reconstruction error warns of it. What does: a label, or, as here, a law.
 # The longer comparison stands further down.

@@ -400,9 +400,8 @@ class ImageSide:
         if not torch.cuda.is_available():
             codec = codec.to(memory_format=torch.channels_last)
         ready = self.white(images)
-        bright = (
-            1 + (ready / 3) ** 2
-        ) ** 0.5  # weight of a pixel, as on page 07
+        # Bright pixels weigh more, as on page 07.
+        bright = (1 + (ready / 3) ** 2) ** 0.5
         train_codec(
             codec,
             TensorDataset(
