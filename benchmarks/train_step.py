@@ -21,7 +21,6 @@ import os
 import subprocess
 import sys
 import time
-from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
@@ -87,6 +86,8 @@ def ours(args) -> dict:
     rounds = [(b - a) / args.steps for a, b in itertools.pairwise(clock)]
     row = report(args, sorted(rounds)[len(rounds) // 2])
     if args.profile:
+        from kernel_kinds import kinds  # beside this script
+
         with torch.profiler.profile() as profiler:
             train(model, data, steps=13, **how)
         with torch.profiler.profile() as before:
@@ -193,40 +194,6 @@ def matmul_rate(n: int) -> float:
     stop.record()
     stop.synchronize()
     return 2 * n**3 * 20 / (start.elapsed_time(stop) / 1e3)
-
-
-KERNELS = ("_forward", "_queries_backward", "_keys_backward", "_measure_keys")  # of model/attention_kernel.py
-KINDS = {
-    "attention": ("flash", "fmha", "attention", "sdpa", "cudnn_generated", "flex"),
-    "matrix products": ("gemm", "nvjet", "cutlass", "cublas", "_mm", "splitk"),
-    "optimiser and clipping": ("multi_tensor", "adam", "norm_foreach", "lpnorm"),
-    "norms, activations, heads (fused)": ("triton", "_gate_"),
-    "sampling of masks": ("sort", "topk", "radix", "scan", "searchsorted", "distribution", "bitonic"),
-    "copies": ("memcpy", "memset", "copy", "cat"),
-}
-
-
-def kind_of(kernel: str) -> str:
-    name = kernel.lower()
-    if name in KERNELS:  # others have such words inside
-        return "attention"
-    return next((kind for kind, words in KINDS.items() if any(word in name for word in words)), "other")
-
-
-def kinds(profiler, before, steps: int) -> list[dict]:
-    """Milliseconds a step on the GPU by kind of kernel: what ``profiler`` saw beyond ``before``."""
-    spent, names = defaultdict(float), defaultdict(float)
-    for sign, seen in ((1, profiler), (-1, before)):
-        for event in seen.key_averages():
-            # A range that a library names, such as the optimiser's, holds kernels that are counted already.
-            if event.device_type == torch.autograd.DeviceType.CUDA and "#" not in event.key:
-                spent[kind_of(event.key)] += sign * event.self_device_time_total / 1e3 / steps
-                names[event.key] += sign * event.self_device_time_total / 1e3 / steps
-    for name, ms in sorted(names.items(), key=lambda item: -item[1])[:40]:
-        print(f"{ms:9.3f} ms  {kind_of(name):<32} {name[:110]}", file=sys.stderr)
-    total = sum(spent.values())
-    ordered = sorted(spent.items(), key=lambda item: -item[1])
-    return [{"kind": kind, "milliseconds": ms, "share": ms / total} for kind, ms in ordered]
 
 
 def alone(method: str, **settings) -> list[str]:

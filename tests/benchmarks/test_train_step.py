@@ -63,18 +63,3 @@ def test_ratios_leave_out_what_failed(bench):
     found = bench.ratios(rows, 8e11)
     assert found["ratio_to_aion_eager"] == 4.0 and found["matmul_share_at_batch_96"] == pytest.approx(0.5)
     assert "ratio_to_aion_compiled" not in found and "matmul_share" not in found
-
-
-@pytest.mark.parametrize(
-    ("kernel", "kind"),
-    [
-        ("nvjet_sm90_tst_192x192_64x3", "matrix products"),
-        ("cudnn_generated_fort_native_sdpa_sm90_flash_bprop", "attention"),
-        ("triton_poi_fused_add_native_layer_norm_3", "norms, activations, heads (fused)"),
-        ("void at::native::multi_tensor_apply_kernel<FusedAdam>", "optimiser and clipping"),
-        ("Memcpy DtoD", "copies"),
-        ("something else", "other"),
-    ],
-)
-def test_kernels_have_a_kind(bench, kernel, kind):
-    assert bench.kind_of(kernel) == kind
