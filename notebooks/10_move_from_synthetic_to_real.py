@@ -378,7 +378,7 @@ NUM_COPIES = 10_000 if FULL else 4000
 
 
 def num_steps_of(n: int) -> int:
-    usual = 400 if n < 500 else 800 if n < 3000 else 1200
+    usual = 400 if n < 500 else 800
     return (full_steps or usual) if FULL else steps
 
 
