@@ -938,7 +938,7 @@ NOTHING = (
     "There is no such comparison: not stored yet, and not made in this run."
 )
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "Error of the redshift by the bands that are given, for models that met gaps in training and for one that did not (with several seeds, lines are 95 % intervals of the mean). Dotted: always guessing the mean. Further left is better.", "name": "fig-06-missing"}, "image": {"alt": "Six rows of bands given, from r alone to all eight, with a mark a model for the error of the redshift. The two masked models stay left of the dotted line of a constant guess in every row; the one trained with half missing is level with the other in two rows and a little behind it in the rest. The model that never met a gap has the smallest error with all eight bands and with the five optical ones, is close to masked with two or three of those, and is beyond the dotted line with r alone, by far the largest error, and with J, H, K alone. Filled with the mean it is behind masked in every row but the last two."}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "Error of the redshift by the bands that are given, for models that met gaps in training and for one that did not (with several seeds, lines are 95 % intervals of the mean). Dotted: always guessing the mean. Further left is better.", "name": "fig-06-missing"}, "image": {"alt": "Six rows of bands given, from r alone to all eight, with a mark a model for the error of the redshift. The two masked models are furthest left in every row: level with each other where few bands are given, the one trained with half missing a little behind with the five optical bands and with all eight. The model that never met a gap is right of both in every row, least with all eight bands, and beyond the dotted line of a constant guess with r alone and with J, H, K. Filled with the mean it is beyond the line with r alone and with g, r, i, on it with g, r, and better than with the gaps left out for J, H, K only."}}
 found, missing_by = part("redshift from ")
 METHODS = {
     "masked": "masked",
@@ -1005,8 +1005,8 @@ if "masked" in trained:
         print(f"r alone: {method} is worse than masked:", bool(worse))
 
 # %% [markdown]
-# Given all bands, the model that always had them is ahead: it spent every step on just this question.
-# Take bands away, and what it does was never trained; whether that goes well is luck.
+# Take bands away from the model that always had them, and what it does was never trained; whether that goes well is luck.
+# Given all bands it might be expected ahead, as it spent every step on just this question. After the few steps of the fast profile it is; after the full profile's the masked one is ahead there, too. A model that always sees the same eight numbers of a galaxy learns its training galaxies by heart (its training error falls far below its test error), and masks are a remedy against that.
 # Filling the gap with a mean looks harmless, and says something false: that this galaxy *has* the mean brightness there.
 # The masked model has an answer for any bands, and still has one when half of all magnitudes were lost in training; the table tells the price.
 #
@@ -1015,9 +1015,8 @@ if "masked" in trained:
 # The same model, the same pictures, the same number of steps; only the budget changes.
 # In the fast profile these are a fifth of the steps from above, too few to rank them.
 # More tokens in give the model more to see at once; more asked give it more to learn from at each step.
-# Seconds are of this device while it may have had other work; operations are not.
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "Accuracy of the class given the image, against the price of a training step, for budgets at equal steps (mean over seeds, with its 95 % interval where there are several). Labels: tokens in, tokens asked. Along the blue points the tokens that enter grow; orange ones, in the full profile, ask fewer or more.", "name": "fig-06-budget"}, "image": {"alt": "Points of test accuracy against millions of operations a sample and step, one for each budget and labelled with it."}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "Accuracy of the class given the image, against the price of a training step, for budgets at equal steps (mean over seeds, with its 95 % interval where there are several). Labels: tokens in, tokens asked. Along the blue points the tokens that enter grow; orange ones, in the full profile, ask fewer or more.", "name": "fig-06-budget"}, "image": {"alt": "Points of test accuracy against millions of operations a sample and step, one for each budget and labelled with it. The blue ones rise steeply from 7 tokens in over 14 to 28, and no further at 54, at the highest price of all. The orange one with 4 tokens asked lies clearly below that with 14, for a fifth fewer operations; the one with 27 asked is level with it, at a third more."}}
 budget, budget_by = part("budget")
 if len(budget):
     ax = plt.subplots(figsize=(6.4, 3.8))[1]
@@ -1048,14 +1047,12 @@ COLUMNS = {
     "nll_image": "nats an image token",
     "nll_shape": "nats a number",
     "operations": "million operations",
-    "seconds_a_step": "ms a step",
 }
 
 
 def price_table(frame):
     means = frame.groupby("method", sort=False)[list(COLUMNS)].mean()
     means["operations"] /= 1e6
-    means["seconds_a_step"] *= 1000
     order = means.operations.sort_values().index
     return means.loc[order].rename(columns=COLUMNS).round(3)
 
@@ -1067,7 +1064,10 @@ else:
     print(NOTHING)
 
 # %% [markdown]
-# And a larger model, at the budget of this page:
+# Up to a point, more in sight is worth its price; here that point is about half of all places, and what comes on top is paid for nothing.
+# Asking little is a false economy: the encoder has been paid for by then, and each token asked is one more thing to learn from.
+#
+# And a smaller and a larger model, at the budget of this page:
 
 # %%
 size, size_by = part("size")
@@ -1168,7 +1168,7 @@ else:
 # %% [markdown]
 # ## Where it fails
 #
-# - Given everything, the model that always saw everything is hard to beat at equal steps: masks spend steps on questions that nobody may ask. If no measurement is ever missing, let all of them enter (`min_inputs`, `hold_out`).
+# - Given everything, after few steps, the model that always saw everything is ahead: masks spend steps on questions that nobody may ask. If no measurement is ever missing, try letting all of them enter (`min_inputs`, `hold_out`), too.
 # - Removing at random is the kindest way to lose data. Real gaps have reasons: faint galaxies lack the infrared because they are faint.
 # - The table of shapes is measured on the pictures, so beside a good picture it has nothing new to say.
 # - The class is one question of many here, after a short training. Nearest neighbours on the raw pixels, which take no training, name it more often, as on the page [Tokenise an image](03_tokenise_an_image.ipynb).

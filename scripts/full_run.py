@@ -62,27 +62,33 @@ def stop(process: subprocess.Popen) -> None:
 
 
 def run(todo: list[tuple[str, Path, list[str]]], jobs: int, gpus: list[int], deadline: float) -> set[Path]:
-    """Run the parts, ``jobs`` at a time on each GPU (without one, in all); folders of the failed."""
-    running, failed, places = {}, set(), gpus or [None]
+    """Run the parts, ``jobs`` at a time on each GPU (without one, in all); folders of what failed twice.
+
+    Twice, since of many kernels that start at once some are given the same ports, and die.
+    """
+    running, failed, again, places = {}, set(), set(), gpus or [None]
     while todo or running:
-        for folder, (process, _, since) in list(running.items()):
+        for folder, (process, _, since, part) in list(running.items()):
             if process.poll() is not None:
                 del running[folder]
                 print(
                     f"{folder}: status {process.returncode} after {time.monotonic() - since:.0f} s",
                     flush=True,
                 )
-                if process.returncode != 0:
+                if process.returncode != 0 and folder not in again:
+                    again.add(folder)
+                    todo.append(part)
+                elif process.returncode != 0:
                     failed.add(folder)
         if time.monotonic() > deadline:
-            for process, _, _ in running.values():
+            for process, *_ in running.values():
                 stop(process)
             break
-        load = {place: sum(at == place for _, at, _ in running.values()) for place in places}
+        load = {place: sum(at == place for _, at, *_ in running.values()) for place in places}
         place = min(load, key=load.get)
         if todo and load[place] < jobs:
-            name, folder, values = todo.pop(0)
-            running[folder] = start(name, folder, values, place), place, time.monotonic()
+            part = todo.pop(0)
+            running[part[1]] = start(*part, place), place, time.monotonic(), part
         else:
             time.sleep(0.2)
     return failed

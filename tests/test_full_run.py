@@ -20,9 +20,13 @@ output_dir: str = ""  # where to
 
 # %%
 from aion_lite.evaluation import write_results
+from pathlib import Path
 import time
 assert profile == "full" and num_seeds == 1
 time.sleep(600 * (note == "slow"))
+if note == "twice" and not (begun := Path("begun")).exists():
+    begun.touch()
+    raise SystemExit(1)
 assert seed < 2, "no third seed"
 record = {"task": "t", "method": kind, "n": 1, "seed": seed, "r2": 0.5}
 parameters = {"seed": seed, "kind": kind, "note": note}
@@ -48,6 +52,15 @@ def test_the_parts_are_merged_or_nothing_is_stored(full_run, capsys):
     before = stored.read_bytes()
     assert full_run.main(["01_try", "--seeds", "3", "--jobs", "3"]) == 1
     assert "runs/full/01_try/2/log.txt" in capsys.readouterr().err and stored.read_bytes() == before
+
+
+def test_a_part_that_failed_is_tried_once_more(full_run, capsys):
+    assert full_run.main(["01_try", "--seeds", "1", "-p", "note=twice"]) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert [line.split(" after")[0] for line in told[:2]] == [
+        "runs/full/01_try/0: status 1",
+        "runs/full/01_try/0: status 0",
+    ]
 
 
 def test_a_run_may_be_split_by_a_parameter_and_given_others(full_run):

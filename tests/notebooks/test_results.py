@@ -153,3 +153,52 @@ def test_frozen_features_themselves_tell_classes_better_than_pixels(pretrained, 
 def test_random_filters_give_a_series_back_better_than_pretrained_ones(pretrained, n):
     r2 = scores(pretrained, "series reconstruction", n, "r2")
     assert paired_difference(r2["random"], r2["pretrained"])[1] > 0
+
+
+# 06: the transformer
+
+
+@pytest.fixture(scope="module")
+def transformer():
+    settings, records = read_results(FOLDER / "results" / "06_train_the_transformer.json")
+    assert "H200" in settings["device"] and len(settings["commit"]) == 40
+    seeds = records.groupby(["task", "method"]).seed.apply(sorted)
+    assert len(seeds) == 6 * 4 + 6 + 3 + 2 and all(s == [0, 1, 2, 3, 4] for s in seeds)
+    return records
+
+
+@pytest.mark.parametrize("given", ["r", "g, r", "g, r, i", "J, H, K", "ugriz", "ugriz + JHK"])
+def test_a_model_that_met_gaps_is_ahead_of_one_that_never_did(transformer, given):
+    rows = transformer[transformer.task == f"redshift from {given}"]
+    error = rows.pivot(index="seed", columns="method", values="error")
+    for rival in ("never missing", "never missing, filled"):
+        assert paired_difference(error[rival], error["masked"])[1] > 0
+    # With few bands, gaps in the training data cost nothing that is seen; with many, about a tenth.
+    _, low, high = paired_difference(error["masked, half missing"], error["masked"])
+    assert low > 0 if given.startswith("ugriz") else low < 0 < high or high < 0.001
+
+
+@pytest.mark.parametrize(
+    ("better", "worse", "clear"),
+    [
+        ("14 in, 14 asked", "7 in, 14 asked", True),
+        ("28 in, 14 asked", "14 in, 14 asked", True),
+        ("54 in, 14 asked", "28 in, 14 asked", False),
+        ("28 in, 14 asked", "28 in, 4 asked", True),
+        ("28 in, 27 asked", "28 in, 14 asked", False),
+    ],
+)
+def test_what_a_budget_buys_is_as_the_page_says(transformer, better, worse, clear):
+    rows = transformer[transformer.task == "budget"]
+    by_seed = rows.pivot(index="seed", columns="method", values="accuracy_image")
+    _, low, high = paired_difference(by_seed[better], by_seed[worse])
+    assert low > 0.01 if clear else low < 0.005 and high < 0.02
+
+
+def test_larger_models_and_the_mean_over_modalities_name_more_classes(transformer):
+    size, average = (
+        transformer[transformer.task == task].pivot(index="seed", columns="method", values="accuracy_image")
+        for task in ("size", "average")
+    )
+    assert paired_difference(size["256 wide, 6 layers"], size["128 wide, 4 layers"])[1] > 0
+    assert paired_difference(average["modalities asked"], average["tokens by codebook"])[1] > 0.1
