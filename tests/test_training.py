@@ -8,64 +8,14 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from training_runs import Broken, Line, run, samples, tokens, transformer, weights
 
-from aion_lite.codecs import CodecManager, ScalarCodec, TokenSpec
+from aion_lite.codecs import CodecManager, ScalarCodec
 from aion_lite.data import MultimodalDataset
-from aion_lite.data.tokens import TokenDataset
 from aion_lite.modalities import Scalar
 from aion_lite.model import MultimodalTransformer
 from aion_lite.passes import batch_rows
 from aion_lite.training import evaluate_loss, train
-
-
-class Line(nn.Module):
-    """Least squares, as small as a module with a loss can be. Samples (B, 4): three inputs and the answer."""
-
-    def __init__(self, dropout: float = 0.0):
-        super().__init__()
-        self.linear = nn.Linear(3, 1)
-        self.dropout = nn.Dropout(dropout)
-        nn.init.normal_(self.linear.weight, generator=torch.Generator().manual_seed(0))
-        nn.init.zeros_(self.linear.bias)
-
-    def loss(self, x):
-        error = self.linear(self.dropout(x[:, :3]))[:, 0] - x[:, 3]
-        return error.square().mean(), {"largest": error.detach().abs().max()}
-
-
-def samples(num_samples: int = 20, seed: int = 0) -> torch.Tensor:
-    g = torch.Generator().manual_seed(seed)
-    x = torch.randn(num_samples, 4, generator=g)
-    x[:, 3] += x[:, :3] @ torch.tensor([1.0, -2.0, 0.5])
-    return x
-
-
-SPECS = {
-    "x": TokenSpec(1, 8, "ordinal", torch.linspace(-1, 1, 8)[:, None], torch.linspace(-1, 1, 8)),
-    "pair": TokenSpec(2, 3, "nominal"),
-}
-
-
-def tokens(num_samples: int = 24, seed: int = 0) -> TokenDataset:
-    g = torch.Generator().manual_seed(seed)
-    drawn = {
-        n: torch.randint(s.vocab_size, (num_samples, s.num_tokens), generator=g) for n, s in SPECS.items()
-    }
-    return TokenDataset(drawn, {"pair": torch.rand(num_samples, generator=g) < 0.7})
-
-
-def transformer(**kwargs) -> MultimodalTransformer:
-    torch.manual_seed(0)
-    return MultimodalTransformer(SPECS, d_model=8, nhead=2, num_layers=1, dropout=0.1, **kwargs)
-
-
-def run(module, data, **kwargs):
-    return train(module, data, **{"batch_size": 8, "progress": False, "device": "cpu", **kwargs})
-
-
-def weights(module: nn.Module) -> torch.Tensor:
-    return torch.cat([p.detach().flatten() for p in module.parameters()])
-
 
 # The arithmetic
 
@@ -239,120 +189,6 @@ def test_without_patience_it_runs_to_the_end_and_keeps_the_best():
     history = run(module, samples(8), steps=60, lr=0.3, warmup=0.0, validation=validation, validate_every=5)
     assert history.records[-1]["step"] == 60
     assert evaluate_loss(module, validation, 8, 0) == history.best_validation
-
-
-# Bad input
-
-
-class Broken(Line):
-    """Its loss is whatever ``fails`` makes of it from step 3 on."""
-
-    def __init__(self, fails):
-        super().__init__()
-        self.fails, self.calls = fails, 0
-
-    def loss(self, x):
-        self.calls += 1
-        loss, metrics = super().loss(x)
-        return (self.fails(loss) if self.calls > 3 else loss), metrics
-
-
-def out_of_memory(loss):
-    raise torch.OutOfMemoryError("CUDA out of memory.")
-
-
-@pytest.mark.parametrize("factor", [math.nan, math.inf])
-def test_a_loss_that_is_no_number_stops_the_run(factor):
-    with pytest.raises(FloatingPointError, match=r"loss is (nan|inf) at step \d+: lower lr"):
-        run(Broken(lambda loss: loss * factor), samples(), steps=20, log_every=5)
-
-
-@pytest.mark.parametrize("fails", [out_of_memory, lambda loss: torch.empty(2**60)], ids=["GPU", "CPU"])
-def test_a_batch_that_does_not_fit_says_what_to_turn(fails):
-    with pytest.raises(MemoryError, match=r"batch of 8 does not fit on cpu: lower batch_size, .*num_inputs"):
-        run(Broken(fails), samples(), steps=20)
-
-
-def nothing() -> dict[str, torch.Tensor]:
-    return {name: torch.zeros(24, dtype=torch.bool) for name in SPECS}
-
-
-def other_tokens() -> TokenDataset:
-    return TokenDataset({"x": torch.full((5, 1), 8)})  # 8 codes: 0..7
-
-
-@pytest.mark.parametrize(
-    ("act", "says"),
-    [
-        (lambda: run(Line(), samples(0), steps=3), "no sample to train on"),
-        (lambda: run(Line(), samples()), "either steps or num_epochs, got steps=None and num_epochs=None"),
-        (lambda: run(Line(), samples(), steps=3, num_epochs=1), "either steps or num_epochs"),
-        (lambda: run(Line(), samples(), steps=0), "at least one, got 0"),
-        (lambda: run(Line(), samples(), num_epochs=0), "at least one, got 0"),
-        (lambda: run(Line(), samples(), steps=3, batch_size=0), "at least one sample a batch, got 0"),
-        (lambda: run(Line(), samples(), num_epochs=1, batch_size=0), "at least one sample a batch, got 0"),
-        (lambda: run(Line(), samples(), steps=3, optimizer="sgd"), "'muon' or 'adamw', got 'sgd'"),
-        (lambda: run(Line(), samples(), steps=3, validation=samples(0)), "no sample to score"),
-        (lambda: run(Line(), samples(), steps=1.5), "a whole number of steps, at least one, got 1.5"),
-        (lambda: run(Line(), samples(), steps=3, log_every=0), "log_every, patience start at 1, got"),
-        (lambda: run(Line(), samples(), steps=3, checkpoint_every=0), "start at 1, got"),
-        (lambda: run(Line(), samples(), steps=3, patience=0), "start at 1, got .*0"),
-        *[
-            (
-                lambda name=name, value=value: run(Line(), samples(), steps=3, **{name: value}),
-                f"got .*{value}",
-            )
-            for name, values in {
-                "lr": (0.0, -1.0, math.nan),
-                "clip": (-1.0, 0.0, math.nan),
-                "ema": (math.nan, -0.1, 1.0),
-                "weight_decay": (-1.0, math.nan),
-                "warmup": (-1.0, 2.0),
-            }.items()
-            for value in values
-        ],
-        (
-            lambda: run(transformer(), TokenDataset(tokens().tokens, nothing()), steps=3),
-            "Nothing was measured in any of the 24 samples",
-        ),
-        (lambda: evaluate_loss(Line(), samples(0)), "no sample to score"),
-        (lambda: run(transformer(), other_tokens(), steps=3), "'x'.*another codec"),
-        (lambda: run(transformer(), tokens(), steps=3, validation=other_tokens()), "'x'.*another codec"),
-        (
-            lambda: run(transformer(), TokenDataset({"z": torch.zeros(4, 1).long()}), steps=3),
-            "no modality 'z'",
-        ),
-    ],
-)
-def test_bad_use_is_refused_before_the_first_step(act, says):
-    with pytest.raises(ValueError, match=says):
-        act()
-
-
-def test_a_data_set_that_was_not_encoded_is_refused():
-    data = MultimodalDataset([Scalar("x")], {"x": [1.0, 2.0]})
-    for act in (lambda: run(transformer(), data, steps=3), lambda: transformer().predict(data, "x")):
-        with pytest.raises(TypeError, match="got MultimodalDataset"):
-            act()
-
-
-@pytest.mark.parametrize(
-    ("act", "says"),
-    [
-        (lambda: run(transformer(), torch.rand(8, 3), steps=2), "needs tokens by modality, got Tensor"),
-        (lambda: run(Line(), None, steps=2), "needs tokens or a tensor, got NoneType"),
-        (lambda: run(nn.Linear(2, 1), samples(), steps=2), "with a method loss, got Linear"),
-    ],
-)
-def test_what_cant_be_trained_is_refused(act, says):
-    with pytest.raises(TypeError, match=says):
-        act()
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_a_device_that_is_not_there_is_refused():
-    with pytest.raises(ValueError, match="no device 'cuda' here, but 'cpu'"):
-        run(Line(), samples(), steps=1, device="cuda")
 
 
 # Devices and precision

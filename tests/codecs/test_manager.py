@@ -3,46 +3,19 @@
 import json
 
 import numpy as np
-import pyarrow as pa
 import pytest
 import torch
+from four_modalities import MODALITIES, assert_same_tokens, dataset, one_more
 from torch import nn
 
-from aion_lite.codecs import CategoryCodec, Codec, CodecManager, ImageCodec, ScalarCodec, TokenSpec
+from aion_lite.codecs import CategoryCodec, Codec, CodecManager, ScalarCodec, TokenSpec
 from aion_lite.data import MultimodalDataset, load_sdss_galaxies
-from aion_lite.data.tokens import TokenDataset
 from aion_lite.modalities import Category, Image, Modality, Scalar, Spectrum, Table
 from aion_lite.quantizers import FiniteScalarQuantizer
-
-# "type", "values" and "train" are names of attributes of torch modules too.
-MODALITIES = [
-    Scalar("values", unit="K"),
-    Scalar("mass of star", transform="log"),
-    Category("type", values=("E", "S", "Irr")),
-    Scalar("train", transform="arcsinh", scale=2.0),
-]
-
-
-def dataset(n=300, seed=0, modalities=MODALITIES):
-    rng = np.random.default_rng(seed)
-    values = {m.name: rng.lognormal(size=n) for m in modalities}
-    values["type"] = rng.integers(0, 3, n)
-    return MultimodalDataset(modalities, values, {m.name: rng.random(n) > 0.2 for m in modalities})
-
-
-@pytest.fixture
-def manager():
-    return CodecManager(MODALITIES).fit(dataset())
 
 
 def files(folder):
     return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
-
-
-def assert_same_tokens(a: TokenDataset, b: TokenDataset):
-    assert list(a.tokens) == list(b.tokens)
-    for name in a.tokens:
-        assert torch.equal(a.tokens[name], b.tokens[name]) and torch.equal(a.present[name], b.present[name])
 
 
 def test_each_declaration_gets_its_codec_under_its_name(manager):
@@ -112,96 +85,6 @@ def test_real_galaxies_lose_less_than_their_errors():
         present = galaxies.present[band]
         lost = (decoded[band] - galaxies.values[band])[present].abs().median().item()
         assert lost < 0.1 * np.nanmedian(galaxies.info[f"{band}_err"])
-
-
-# ---- tokens on disk
-
-
-def test_a_data_set_encoded_to_disk_is_the_one_encoded_in_memory(manager, tmp_path):
-    data = dataset(n=301, seed=4)
-    store = manager.encode_dataset(data, tmp_path / "tokens", batch_size=64)
-    assert len(store) == 301
-    assert_same_tokens(store[:], manager.encode(data))
-    by_parts = manager.encode_dataset((data[i : i + 150] for i in (0, 150, 300)), tmp_path / "parts")
-    assert by_parts.checksum == store.checksum
-    assert_same_tokens(by_parts[:], store[:])
-    kinds = {n: str(f.type.value_type) for n, f in arrow_columns(tmp_path / "tokens").items()}
-    assert kinds == {"values": "uint16", "mass of star": "uint16", "type": "uint8", "train": "uint16"}
-
-
-def arrow_columns(folder):
-    with pa.memory_map(str(folder / "tokens.arrow")) as source:
-        schema = pa.ipc.open_stream(source).schema
-    return {f.name.removeprefix("tokens/"): f for f in schema if f.name.startswith("tokens/")}
-
-
-def test_tokens_on_disk_are_read_by_the_codecs_that_made_them(manager, tmp_path):
-    data = dataset(seed=4)
-    manager.encode_dataset(data, tmp_path / "tokens")
-    manager.save_pretrained(tmp_path)
-    again = CodecManager.from_pretrained(tmp_path)
-    assert_same_tokens(again.load_dataset(tmp_path / "tokens")[:], manager.encode(data))
-
-
-def fitted_anew():
-    return CodecManager(MODALITIES).fit(dataset(seed=1))
-
-
-def of_another_size():
-    return CodecManager([ScalarCodec(MODALITIES[0], codebook_size=7), *MODALITIES[1:]]).fit(dataset())
-
-
-def other_classes():
-    kinds = Category("type", values=("E", "S", "SB"))
-    other = [kinds if m.name == "type" else m for m in MODALITIES]
-    return CodecManager(other).fit(dataset(modalities=other))
-
-
-def with_one_missing():
-    return CodecManager(MODALITIES[:-1]).fit(dataset().select([m.name for m in MODALITIES[:-1]]))
-
-
-@pytest.mark.parametrize(
-    ("other", "says"),
-    [
-        (fitted_anew, "Tokens of 'values' in .* were made by another codec than this manager's"),
-        (of_another_size, "Tokens of 'values' in .* by another codec"),
-        (other_classes, "Tokens of 'type' in .* by another codec"),
-        (with_one_missing, "No codec for 'train'"),
-    ],
-)
-def test_tokens_of_other_codecs_are_refused(manager, tmp_path, other, says):
-    manager.encode_dataset(dataset(), tmp_path)
-    with pytest.raises(ValueError, match=says):
-        other().load_dataset(tmp_path)
-
-
-def test_a_codec_fitted_further_has_other_tokens(manager, tmp_path):
-    manager.encode_dataset(dataset(), tmp_path)
-    manager.fit(dataset(seed=1))
-    with pytest.raises(ValueError, match="before it was fitted anew: encode the data again"):
-        manager.load_dataset(tmp_path)
-
-
-def test_the_arguments_of_a_codec_count_where_its_weights_are_the_same(tmp_path):
-    image = Image("image", channels=1, size=8)
-    plain, compressed = (ImageCodec(image, [3, 3], 4, 8, 1, 1, compression=c) for c in (None, 0.01))
-    compressed.load_state_dict(plain.state_dict())
-    x = torch.rand(5, 1, 8, 8, generator=torch.Generator().manual_seed(0))
-    CodecManager([plain]).encode_dataset(MultimodalDataset([image], {"image": x}), tmp_path)
-    assert len(CodecManager([plain]).load_dataset(tmp_path)) == 5
-    with pytest.raises(ValueError, match=r"'image' in .* by another codec"):
-        CodecManager([compressed]).load_dataset(tmp_path)
-
-
-def test_nothing_to_encode_is_refused(manager, tmp_path):
-    with pytest.raises(ValueError, match="no data set to encode"):
-        manager.encode_dataset([], tmp_path)
-    for none in (0, -1):
-        with pytest.raises(ValueError, match="batch_size is a number of samples, 1 or more"):
-            manager.encode_dataset(one_more(), tmp_path, batch_size=none)
-    with pytest.raises(ValueError, match="No codec for 'redshift'"):
-        manager.encode_dataset(one_more(), tmp_path)
 
 
 # ---- codecs of one's own
@@ -303,10 +186,6 @@ def test_one_sample_is_enough():
 
 def other_unit():
     return dataset(modalities=[Scalar("values", unit="F"), *MODALITIES[1:]])
-
-
-def one_more():
-    return dataset(modalities=[*MODALITIES, Scalar("redshift")])
 
 
 @pytest.mark.parametrize(
