@@ -67,3 +67,49 @@ def test_a_fair_coin_is_told_either_way_and_a_biased_one_never_wrongly(unpaired)
     coins = unpaired[unpaired.task == "coins"].pivot(index="seed", columns="method", values="right")
     assert coins["fair"].min() < 0.1 and coins["fair"].max() > 0.9
     assert coins["biased"].min() > 0.5
+
+
+# 07: the limit
+
+
+@pytest.fixture(scope="module")
+def patients():
+    settings, records = read_results(FOLDER / "results" / "07_make_data_with_a_known_answer.json")
+    assert "H200" in settings["device"] and len(settings["commit"]) == 40
+    seeds = records.groupby(["task", "method", "n"]).seed.apply(sorted)
+    assert all(s == [0, 1, 2, 3, 4] for s in seeds)
+    return records
+
+
+QUESTIONS = ["glucose from xray", "cholesterol from xray, age", "heart_rate from ecg"]
+
+
+@pytest.mark.parametrize(("task", "reached"), zip(QUESTIONS, [False, False, True], strict=True))
+def test_which_goals_are_reached_with_5000_patients_is_as_the_page_says(patients, task, reached):
+    rows = patients[(patients.task == task) & (patients.n == 5000)]
+    share = rows.pivot(index="seed", columns="method", values="share")
+    assert (share["transformer"].mean() >= 0.95) == reached
+    assert share["transformer"].mean() > 0.8
+    assert abs(paired_difference(share["transformer"], share["boosting on features"])[0]) < 0.02
+    ours = rows[rows.method == "transformer"]
+    assert (ours.nats - ours.nats_limit).min() > 0.05  # too sure of itself, at every seed
+
+
+def test_no_score_is_beyond_the_limit(patients):
+    known = patients.dropna(subset=["limit"])
+    assert (known.r2 <= known.limit).all()
+
+
+def test_500_patients_are_too_few_and_an_ecg_more_hurts(patients):
+    few = patients[(patients.task == QUESTIONS[1]) & (patients.n == 500)]
+    share = few.pivot(index="seed", columns="method", values="share")
+    assert paired_difference(share["transformer"], share["constant"])[1] < 0
+    r2 = patients[(patients.n == 5000) & (patients.method == "transformer")].pivot(
+        index="seed", columns="task", values="r2"
+    )
+    assert paired_difference(r2["glucose given xray, age"], r2["glucose given xray, age, ecg"])[1] > 0.03
+
+
+def test_without_any_relation_no_skill_is_found(patients):
+    control = patients[patients.task.str.startswith("rho 0")]
+    assert len(control) == 15 and (control.correlation.abs() < 4 / 2000**0.5).all()
