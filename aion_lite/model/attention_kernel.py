@@ -62,9 +62,14 @@ def _scores(ready, sums, raw, mean, scale):
 
 @triton.jit
 def _seen(mask, n, m, N, M, mask_n, mask_m, MASKED: tl.constexpr):
-    """Which keys each query sees, (queries, keys), or the other way round as n and m are shaped."""
+    """Which keys each query sees, (queries, keys), or the other way round as n and m are shaped.
+
+    MASKED: 0 nothing is, 1 keys are, for all queries alike (a line to load, and no square), 2 pairs are.
+    """
     seen = (n < N) & (m < M)
-    if MASKED:
+    if MASKED == 1:
+        seen = seen & (tl.load(mask + m * mask_m, mask=m < M, other=0) != 0)
+    if MASKED == 2:
         seen = seen & (tl.load(mask + n * mask_n + m * mask_m, mask=seen, other=0) != 0)
     return seen
 
@@ -221,7 +226,7 @@ def _arguments(q: Tensor, kv: Tensor | None, mask: Tensor | None, num_heads: int
     """(views of q, k, v; the mask, or any tensor; sizes and strides; constants) as the kernels take them."""
     q_BND, k_BMD, v_BMD = _split(q, kv)
     (B, N, D), M = q_BND.shape, k_BMD.shape[1]
-    masked = mask is not None
+    masked = 0 if mask is None else 1 if mask.shape[-2] == 1 else 2
     mask = mask.expand(B, 1, N, M) if masked else q
     strides = (mask.stride(0), mask.stride(2), mask.stride(3)) if masked else (0, 0, 0)
     E = D // num_heads

@@ -68,7 +68,8 @@ def _launch_all(device: torch.device, width: int) -> None:
         gate_kernel.gated_down_backward(out, both, down)
         return
     qkv, weight = torch.ones(1, 128, 6 * width, **like), torch.ones(width, device=device)
-    for mask in (None, torch.ones(1, 1, 128, 128, device=device, dtype=torch.bool)):
+    masks = (torch.ones(1, 1, n, 128, device=device, dtype=torch.bool) for n in (1, 128))
+    for mask in (None, *masks):
         out, *kept = attention_kernel.attend(qkv, None, weight, weight, mask, 2)
         attention_kernel.attend_backward(out, out, *kept, qkv, None, weight, weight, mask, 2)
 
