@@ -938,7 +938,7 @@ NOTHING = (
     "There is no such comparison: not stored yet, and not made in this run."
 )
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "Error of the redshift by the bands that are given, for models that met gaps in training and for one that did not (with several seeds, lines are 95 % intervals of the mean). Dotted: always guessing the mean. Further left is better.", "name": "fig-06-missing"}, "image": {"alt": "Six rows of bands given, from r alone to all eight, with a mark a model for the error of the redshift. The two masked models are furthest left in every row: level with each other where few bands are given, the one trained with half missing a little behind with the five optical bands and with all eight. The model that never met a gap is right of both in every row, least with all eight bands, and beyond the dotted line of a constant guess with r alone and with J, H, K. Filled with the mean it is beyond the line with r alone and with g, r, i, on it with g, r, and better than with the gaps left out for J, H, K only."}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "Error of the redshift by the bands that are given, for models that met gaps in training and for one that did not (with several seeds, lines are 95 % intervals of the mean over weights, order and gaps; the galaxies are the same). Dotted: always guessing the mean. Further left is better.", "name": "fig-06-missing"}, "image": {"alt": "Six rows of bands given, from r alone to all eight, with a mark a model for the error of the redshift. The two masked models are furthest left in every row: level with each other where few bands are given, the one trained with half missing a little behind with the five optical bands and with all eight. The model that never met a gap is right of both in every row, least with the five optical bands and with all eight, and beyond the dotted line of a constant guess with r alone and with J, H, K. Filled with the mean it is beyond the line with r alone and with g, r, i, on it with g, r, and better than with the gaps left out for J, H, K only."}}
 found, missing_by = part("redshift from ")
 METHODS = {
     "masked": "masked",
@@ -1005,9 +1005,11 @@ if "masked" in trained:
         print(f"r alone: {method} is worse than masked:", bool(worse))
 
 # %% [markdown]
-# Take bands away from the model that always had them, and what it does was never trained; whether that goes well is luck.
-# Given all bands it might be expected ahead, as it spent every step on just this question. After the few steps of the fast profile it is; after the full profile's the masked one is ahead there, too. A model that always sees the same eight numbers of a galaxy learns its training galaxies by heart (its training error falls far below its test error), and masks are a remedy against that.
-# Filling the gap with a mean looks harmless, and says something false: that this galaxy *has* the mean brightness there.
+# Take bands away from the model that always had them, and what it does was never trained: it is behind in every row, and with r or with J, H, K alone worse than no model at all.
+# Filling the gap with a mean looks harmless, and says something false: that this galaxy *has* the mean brightness there. Only for J, H, K is that the lesser evil.
+#
+# Given all bands, the model that always had them might be expected ahead, as it spent every step on just this question. After the few steps of the fast profile it is; in the full profile the masked one is ahead there, too.
+# Much of that lead is learning by heart: a model that always sees the same eight numbers of a galaxy ends with a training error far below its test error. Masks are one remedy, stopping in time by galaxies set aside is another, and this comparison gives it neither.
 # The masked model has an answer for any bands, and still has one when half of all magnitudes were lost in training; the table tells the price.
 #
 # ## What does a budget buy?
@@ -1064,8 +1066,8 @@ else:
     print(NOTHING)
 
 # %% [markdown]
-# Up to a point, more in sight is worth its price; here that point is about half of all places, and what comes on top is paid for nothing.
-# Asking little is a false economy: the encoder has been paid for by then, and each token asked is one more thing to learn from.
+# For the class, more in sight is worth its price up to about half of all places; beyond that only the numbers of the table still gain.
+# Fewer tokens asked are cheaper and worse, about as fewer tokens in are: what is asked is what is learnt from.
 #
 # And a smaller and a larger model, at the budget of this page:
 
@@ -1078,6 +1080,8 @@ else:
     print(NOTHING)
 
 # %% [markdown]
+# Compare the two tables: where operations are scarce, a narrower model that sees a good part of each sample is cheaper and better than a wider one that sees a little of it.
+#
 # ### What the wrong average costs
 #
 # Now the two averages from above, in training: ours over the modalities asked, and 4M's `token`, in which a token weighs as much as its codebook is large.
@@ -1102,6 +1106,8 @@ else:
     print(NOTHING)
 
 # %% [markdown]
+# The other average is better at what it weighs most, the tokens of the picture, and pays for it with everything else.
+#
 # ## Where the time goes
 #
 # `benchmarks/train_step.py` times a whole training step at AION-Base's shape on one GPU, side by side with AION's own model, plain and compiled.
@@ -1126,6 +1132,8 @@ else:
     said("ratio_to_aion_eager", "{:.2f} times AION's samples a second")
     said("ratio_to_aion_compiled", "{:.2f} times those of AION compiled")
     said("matmul_share", "{:.1%} of what the chip's matrix products reach")
+    if speed.get("matmul_share", 1.0) < 0.5:
+        print("(the aim was half: missed)")
     said("gib_at_batch_256", "{:.1f} GiB at 256 samples a batch")
     said("first_step_seconds", "{:.1f} s for the first step, compiling")
     said("second_process_seconds", "{:.1f} s for that of a second process")
@@ -1145,7 +1153,7 @@ if {"variant", "batch", "samples_per_second"} <= set(speeds):
 # With codes *by value* a step costs the same, since only the tokens asked get any logits.
 # Nor do modalities that are declared but do not enter cost anything: compare five with forty.
 #
-# The aim was half of the rate that the chip's matrix products reach alone; the share above is that of the larger batch.
+# The share of the rate that the chip's matrix products reach alone is that of the larger batch.
 # The products of the step run not far below that rate, but they are little more than half of the time; attention in small heads and short rows, and norms and activations that move memory more than they compute, take most of the rest.
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "Where the time of one training step goes, as the profiler sees it on the GPU.", "name": "fig-06-profile"}, "image": {"alt": "Horizontal bars of milliseconds in one training step by kind of work, such as matrix products, attention, norms and activations, optimiser and other, each with its share of the step written at its end."}}
@@ -1173,7 +1181,7 @@ else:
 # - The table of shapes is measured on the pictures, so beside a good picture it has nothing new to say.
 # - The class is one question of many here, after a short training. Nearest neighbours on the raw pixels, which take no training, name it more often, as on the page [Tokenise an image](03_tokenise_an_image.ipynb).
 # - Tokens of the picture that are asked together are predicted each on its own; joint samples take `generate`.
-# - What a budget buys was measured with few pictures and few steps. At other sizes the order may change.
+# - What a budget buys was measured, in the full profile, with many pictures and few steps, so that none was seen more than a few times. With few pictures the order may change.
 #
 # ## Summary
 #
