@@ -650,6 +650,7 @@ def supervised(side, samples, n: int, one: int) -> np.ndarray:
 # %% tags=["hide-input"]
 records = []
 GLUCOSE = "glucose from the X-ray"
+LINE = "line on the reading"
 METHODS = [
     "constant",
     "exact",
@@ -660,7 +661,7 @@ METHODS = [
     "matched",
     "back-translated",
     "supervised",
-    "line on the reading",
+    LINE,
 ]  # in the order of the tables
 COLUMNS = {
     GLUCOSE: ["rank", "rank_limit", "r2", "r2_limit", "retrieval"],
@@ -724,7 +725,7 @@ def run_line(side, samples, one: int) -> None:
     glucose = lab_rows(samples)[:, 0]
     for n in (*PAIRS, NUM):
         guess = np.polyval(np.polyfit(seen[:n], glucose[:n], 1), new)
-        keep(GLUCOSE, METHODS[-1], n, one, scores(guess, one=one))
+        keep(GLUCOSE, LINE, n, one, scores(guess, one=one))
 
 
 def run_control(side, one: int) -> None:
@@ -987,11 +988,9 @@ if rows:
 # Is the transformer needed at all? The reading is made without a pair. Draw a line through it and the glucose of the pairs there are:
 
 # %%
-line = found[found.method == METHODS[-1]]
+line = found[found.method == LINE]
 line, line_by = (
-    (line, found_by)
-    if len(line)
-    else (run[run.method == METHODS[-1]], "this run")
+    (line, found_by) if len(line) else (run[run.method == LINE], "this run")
 )
 if len(line):
     print(f"From {line_by}, {line.seed.nunique()} seed(s).")

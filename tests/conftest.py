@@ -13,4 +13,5 @@ torch.set_num_threads(1)  # small tensors: a second thread costs more than it gi
 # Python's own answer to Ctrl-C, here and in the processes that tests start: background jobs ignore it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-pytest.register_assert_rewrite("four_modalities")  # its asserts say what differs, as those of the tests do
+# Their asserts say what differs, as those of the tests do.
+pytest.register_assert_rewrite("four_modalities", "stored_runs")

@@ -2,6 +2,7 @@
 
 import pytest
 from check_notebooks import FOLDER
+from stored_runs import stored
 
 from aion_lite.evaluation import paired_difference, read_results
 
@@ -106,11 +107,7 @@ def test_weighing_by_inverse_variance_finds_more_of_the_law(series):
 
 @pytest.fixture(scope="module")
 def pretrained():
-    settings, records = read_results(FOLDER / "results" / "05_start_from_pretrained.json")
-    assert "H100" in settings["device"] and len(settings["commit"]) == 40
-    seeds = records.groupby(["task", "method", "n"]).seed.apply(sorted)
-    assert all(s == [0, 1, 2, 3, 4] for s in seeds)
-    return records
+    return stored("05_start_from_pretrained", "H100")
 
 
 def scores(records, task: str, n: int, metric: str):
@@ -160,10 +157,8 @@ def test_random_filters_give_a_series_back_better_than_pretrained_ones(pretraine
 
 @pytest.fixture(scope="module")
 def transformer():
-    settings, records = read_results(FOLDER / "results" / "06_train_the_transformer.json")
-    assert "H200" in settings["device"] and len(settings["commit"]) == 40
-    seeds = records.groupby(["task", "method"]).seed.apply(sorted)
-    assert len(seeds) == 6 * 4 + 6 + 3 + 2 and all(s == [0, 1, 2, 3, 4] for s in seeds)
+    records = stored("06_train_the_transformer", "H200")
+    assert records.groupby(["task", "method"]).ngroups == 6 * 4 + 6 + 3 + 2
     return records
 
 

@@ -1,20 +1,16 @@
 """The stored full runs on patients whose law is known hold what their pages claim."""
 
 import pytest
-from check_notebooks import FOLDER
+from stored_runs import stored
 
-from aion_lite.evaluation import paired_difference, read_results, seed_interval
+from aion_lite.evaluation import paired_difference, seed_interval
 
 # 11: no pairs
 
 
 @pytest.fixture(scope="module")
 def unpaired():
-    settings, records = read_results(FOLDER / "results" / "11_learn_without_pairs.json")
-    assert "H200" in settings["device"] and len(settings["commit"]) == 40
-    seeds = records.groupby(["task", "method", "n"]).seed.apply(sorted)
-    assert all(s == [0, 1, 2, 3, 4] for s in seeds)
-    return records
+    return stored("11_learn_without_pairs", "H200")
 
 
 def glucose(records, metric: str):
@@ -74,11 +70,7 @@ def test_a_fair_coin_is_told_either_way_and_a_biased_one_never_wrongly(unpaired)
 
 @pytest.fixture(scope="module")
 def patients():
-    settings, records = read_results(FOLDER / "results" / "07_make_data_with_a_known_answer.json")
-    assert "H200" in settings["device"] and len(settings["commit"]) == 40
-    seeds = records.groupby(["task", "method", "n"]).seed.apply(sorted)
-    assert all(s == [0, 1, 2, 3, 4] for s in seeds)
-    return records
+    return stored("07_make_data_with_a_known_answer", "H200")
 
 
 QUESTIONS = ["glucose from xray", "cholesterol from xray, age", "heart_rate from ecg"]
