@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -68,8 +69,11 @@ def follow(average, module: nn.Module, ema: float) -> None:
         average.update_parameters(module)
         return
     torch._foreach_lerp_(list(average.module.parameters()), list(module.parameters()), 1 - ema)
+    by_type: dict[torch.dtype, list[tuple[Tensor, Tensor]]] = {}
     for mean, now in zip(average.module.buffers(), module.buffers(), strict=True):
-        mean.copy_(now)
+        by_type.setdefault(now.dtype, []).append((mean, now))
+    for pairs in by_type.values():  # one kernel each
+        torch._foreach_copy_(*map(list, zip(*pairs, strict=True)))
     average.n_averaged += 1
 
 
@@ -80,7 +84,7 @@ class Muon(torch.optim.Optimizer):
     """Momentum, made orthogonal, as an update of matrices (Jordan et al. 2024, "Muon").
 
     A transformer's blocks hold many matrices of few shapes. One by one, the dozen small products of each cost
-    more to launch than to compute; stacked, they are a dozen large ones.
+    more to launch than to compute; stacked, they are a dozen large ones, of small models a dozen in all.
 
     Each update is scaled by 0.2 sqrt(max(rows, columns)) to the size of AdamW's (Liu et al. 2025,
     arXiv:2502.16982, eq. 4), so rates and weight decays of AdamW carry over. Equal to torch.optim.Muon with
@@ -117,26 +121,56 @@ class Muon(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            stacks: dict[tuple, list[Tensor]] = {}
-            for p in group["params"]:
-                if p.grad is not None:
-                    stacks.setdefault((p.shape, p.dtype, p.device), []).append(p)
-            for params in stacks.values():
-                self._step_stack(params, group)
+            params = [p for p in group["params"] if p.grad is not None]
+            if params:
+                self._step_group(params, group)
         return loss
 
-    def _step_stack(self, params: list[Tensor], group: dict) -> None:
+    def _step_group(self, params: list[Tensor], group: dict) -> None:
         for p in params:
             if "momentum_buffer" not in self.state[p]:
                 self.state[p]["momentum_buffer"] = torch.zeros_like(p)
         grads = [p.grad for p in params]
         buffers = [self.state[p]["momentum_buffer"] for p in params]
         torch._foreach_lerp_(buffers, grads, 1 - group["momentum"])
-        update = torch._foreach_lerp(grads, buffers, group["momentum"])  # Nesterov's look ahead
-        update = orthogonal(torch.stack(update).bfloat16(), group["num_iterations"])
-        rate = group["lr"] * (0.2 * math.sqrt(max(params[0].shape)))
+        updates = torch._foreach_lerp(grads, buffers, group["momentum"])  # Nesterov's look ahead
         torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
-        torch._foreach_add_(params, (update.to(params[0].dtype) * -rate).unbind())
+        stacks: dict[tuple, list[int]] = {}
+        for i, p in enumerate(params):
+            stacks.setdefault((p.shape, p.dtype, p.device), []).append(i)
+        alike = [torch.stack([updates[i] for i in members]).bfloat16() for members in stacks.values()]
+        found = orthogonal_stacks(alike, group["num_iterations"], SMALL if params[0].is_cuda else 0)
+        for ((rows, columns), dtype, _), members, update in zip(stacks, stacks.values(), found, strict=True):
+            rate = group["lr"] * (0.2 * math.sqrt(max(rows, columns)))
+            torch._foreach_add_([params[i] for i in members], (update.to(dtype) * -rate).unbind())
+
+
+SMALL = 2**18  # entries of a matrix up to which a launch on a GPU takes longer than its products
+
+
+def orthogonal_stacks(stacks: list[Tensor], num_iterations: int = 5, small: int = 0) -> list[Tensor]:
+    """``orthogonal`` of each of these (S, M, N); those of up to ``small`` entries a matrix all at once.
+
+    They are turned so that the shorter side lies alike and filled up with columns of zeros, which the
+    iterations leave zeros.
+    """
+    together: dict[tuple, list[int]] = {}
+    for i, x_SMN in enumerate(stacks):
+        M, N = x_SMN.shape[1:]
+        together.setdefault((min(M, N), x_SMN.device) if M * N <= small else (i,), []).append(i)
+    out = list(stacks)
+    for members in together.values():
+        if len(members) == 1:
+            out[members[0]] = orthogonal(stacks[members[0]], num_iterations)
+            continue
+        wide = [x.mT if x.shape[1] > x.shape[2] else x for x in (stacks[i] for i in members)]
+        most = max(x.shape[2] for x in wide)
+        filled = torch.cat([F.pad(x, (0, most - x.shape[2])) for x in wide])
+        parts = orthogonal(filled, num_iterations).split([len(x) for x in wide])
+        for i, x, part in zip(members, wide, parts, strict=True):
+            part = part[:, :, : x.shape[2]]
+            out[i] = part.mT if stacks[i].shape[1] > stacks[i].shape[2] else part
+    return out
 
 
 def orthogonal(x_SMN: Tensor, num_iterations: int = 5, eps: float = 1e-7) -> Tensor:

@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import nn
 
+from aion_lite import optimizers
 from aion_lite.codecs import TokenSpec
 from aion_lite.model import MultimodalTransformer
-from aion_lite.optimizers import Muon, lr_share, make_optimizers, orthogonal
+from aion_lite.optimizers import Muon, lr_share, make_optimizers, orthogonal, orthogonal_stacks
 
 SHAPES = [(8, 8), (24, 8), (8, 24), (24, 8), (8, 8), (1, 5)]
 
@@ -51,6 +52,37 @@ def test_an_update_is_nearly_the_polar_factor(shape):
     turned = U.mT @ found @ Vh.mT
     off = turned - torch.diag_embed(turned.diagonal(dim1=1, dim2=2))
     assert float(off.abs().max()) < 1e-9 and float(turned.diagonal(dim1=1, dim2=2).min()) > 0.6
+
+
+def test_small_stacks_go_through_together_as_each_alone(monkeypatch):
+    g = torch.Generator().manual_seed(0)
+    shapes = [(3, 6, 6), (2, 6, 12), (2, 17, 6), (4, 40, 6), (2, 5, 6), (1, 3, 3)]
+    stacks = [torch.randn(shape, generator=g, dtype=torch.float64) for shape in shapes]
+    calls = []
+    alone = [orthogonal(x) for x in stacks]
+    monkeypatch.setattr(optimizers, "orthogonal", lambda x, num: calls.append(x.shape) or orthogonal(x, num))
+    for together, x in zip(orthogonal_stacks(stacks, 5, small=110), alone, strict=True):
+        torch.testing.assert_close(together, x, rtol=0, atol=1e-12)
+    assert calls == [(7, 6, 17), (4, 40, 6), (2, 5, 6), (1, 3, 3)]  # 240 entries are not small
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_it_is_torchs_muon_on_a_gpu():
+    shapes = [(64, 64), (128, 64), (64, 170), (170, 64), (900, 900)] * 2
+    g = torch.Generator().manual_seed(0)
+    first = [0.1 * torch.randn(shape, generator=g) for shape in shapes]
+    ours, theirs = ([nn.Parameter(x.cuda()) for x in first] for _ in range(2))
+    how = {"lr": 0.02, "weight_decay": 0.1}
+    made = Muon(ours, **how), torch.optim.Muon(theirs, **how, adjust_lr_fn="match_rms_adamw")
+    for _ in range(3):
+        for p, q in zip(ours, theirs, strict=True):
+            p.grad = torch.randn(p.shape, generator=g).cuda()
+            q.grad = p.grad.clone()
+        for optimizer in made:
+            optimizer.step()
+    for p, q, x in zip(ours, theirs, first, strict=True):
+        moved = float((p.cpu() - x).norm())
+        assert moved > 0.05 * float(x.norm()) and float((p - q).norm()) < 0.02 * moved
 
 
 def test_a_rate_in_a_tensor_is_the_rate():

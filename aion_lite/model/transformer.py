@@ -167,10 +167,7 @@ class MultimodalTransformer(nn.Module, Questions):
         the true cross-entropy on hard codes in nats per token, NaN for a modality that was not asked.
         """
         code_BT, present_BT = self.flatten(tokens, present)
-        input_BI, is_input_BI, target_BO, is_target_BO = sample_masks(
-            present_BT, self.modality_T, len(self.names), self.num_inputs, self.num_targets,
-            generator, self.min_inputs, hold_out_G=self.hold_out_G,
-        )  # fmt: skip
+        input_BI, is_input_BI, target_BO, is_target_BO = self.sample_masks(present_BT, generator)
         if self._always_full(tokens, present):
             is_input_BI = None
         context = self.encode(code_BT.gather(1, input_BI), input_BI, is_input_BI)
@@ -188,6 +185,13 @@ class MultimodalTransformer(nn.Module, Questions):
         weight_G = self.weight_G * (count_G > 0)
         loss = (soft_G / count_G.clamp_min(1) * weight_G).sum() / weight_G.sum().clamp_min(1e-9)
         return loss, {f"nll/{name}": nll for name, nll in zip(self.names, hard_G / count_G, strict=True)}
+
+    def sample_masks(self, present_BT: Tensor, generator: torch.Generator | None = None):
+        """What enters and what is asked, by this model's budgets: as ``masking.sample_masks`` returns it."""
+        return sample_masks(
+            present_BT, self.modality_T, len(self.names), self.num_inputs, self.num_targets,
+            generator, self.min_inputs, hold_out_G=self.hold_out_G,
+        )  # fmt: skip
 
     def forward(self, tokens: Named, present: Named | None = None):
         """The same as ``loss``."""

@@ -7,7 +7,7 @@ import torch
 
 from aion_lite.codecs import TokenSpec
 from aion_lite.data.tokens import TokenDataset
-from aion_lite.model import MultimodalTransformer
+from aion_lite.model import MultimodalTransformer, compiled
 from aion_lite.quantizers import FiniteScalarQuantizer
 from aion_lite.training import train
 
@@ -41,15 +41,17 @@ def traced(monkeypatch):
     torch._dynamo.reset()
 
 
-@pytest.mark.parametrize("embedding", ["value", "table"])
-def test_compiled_and_plain_agree_and_blocks_share_their_code(traced, embedding):
+@pytest.mark.parametrize(("embedding", "narrow"), [("value", 16), ("table", 16), ("value", 15)])
+def test_compiled_and_plain_agree_and_blocks_share_their_code(traced, monkeypatch, embedding, narrow):
+    monkeypatch.setattr(compiled, "NARROW", narrow)
     losses = []
     for compile in (True, False):
         traced.clear()
         how = {"batch_size": 8, "compile": compile, "log_every": 1, "progress": False, "device": "cpu"}
         history = train(model(embedding=embedding), tokens(), steps=4, **how)
         losses.append(torch.tensor([r["loss"] for r in history.records]))
-        assert traced["unique_graphs"] == (3 if compile else 0)  # encoder block, decoder block, losses
+        # Encoder block, decoder block, losses, and masks where 16 is narrow.
+        assert traced["unique_graphs"] == ((3 + (narrow == 16)) if compile else 0)
     torch.testing.assert_close(*losses, rtol=0, atol=1e-5)
 
 
@@ -67,11 +69,12 @@ def test_a_question_inside_gets_the_same_answer(traced, target):
 
 def test_outside_everything_is_as_before(traced):
     ours = model()
-    before = dict(ours.head.__dict__), [dict(block.__dict__) for block in ours.blocks()]
+    before = [dict(part.__dict__) for part in (ours.head, *ours.blocks())]
     for _ in range(2):
         with ours.compiled():
-            assert "losses" in ours.head.__dict__
-    assert (dict(ours.head.__dict__), [dict(block.__dict__) for block in ours.blocks()]) == before
+            assert "losses" in ours.head.__dict__ and "sample_masks" in ours.__dict__
+    assert [dict(part.__dict__) for part in (ours.head, *ours.blocks())] == before
+    assert "sample_masks" not in ours.__dict__
 
 
 def test_checkpointing_changes_memory_and_no_number():
