@@ -661,10 +661,10 @@ METHODS = [
     "matched",
     "back-translated",
     "supervised",
-    LINE,
 ]  # in the order of the tables
 COLUMNS = {
     GLUCOSE: ["rank", "rank_limit", "r2", "r2_limit", "retrieval"],
+    LINE: ["rank", "rank_limit", "r2", "r2_limit"],
     "rho 0": ["rank", "r2", "skewness"],
     "coins": ["loss", "right"],
 }  # of each comparison
@@ -725,7 +725,7 @@ def run_line(side, samples, one: int) -> None:
     glucose = lab_rows(samples)[:, 0]
     for n in (*PAIRS, NUM):
         guess = np.polyval(np.polyfit(seen[:n], glucose[:n], 1), new)
-        keep(GLUCOSE, LINE, n, one, scores(guess, one=one))
+        keep(LINE, LINE, n, one, scores(guess, one=one))
 
 
 def run_control(side, one: int) -> None:
@@ -988,10 +988,7 @@ if rows:
 # Is the transformer needed at all? The reading is made without a pair. Draw a line through it and the glucose of the pairs there are:
 
 # %%
-line = found[found.method == LINE]
-line, line_by = (
-    (line, found_by) if len(line) else (run[run.method == LINE], "this run")
-)
+line, line_by = part(LINE)
 if len(line):
     print(f"From {line_by}, {line.seed.nunique()} seed(s).")
     means = line.groupby("n")[["rank", "r2", "rank_limit", "r2_limit"]].mean()

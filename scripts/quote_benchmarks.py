@@ -32,11 +32,12 @@ def speeds() -> list[tuple[str, str, float, str, float, float]]:
             ("training, samples (batch 96)", gpu(step), ours, name, by[name, 96], ours / by[name, 96])
         )
     asked = read("predict")
-    for task, what, n in (
-        ("predict", "a scalar from an image, samples", 256),
-        ("generate", "an image from scalars, samples", 64),
+    for task, what, method, n in (
+        ("predict", "a scalar from an image, samples", "ours, table", 256),
+        ("predict", "the same, ours compiled", "ours, table, compiled", 256),
+        ("generate", "an image from scalars, samples", "ours, table", 64),
     ):
-        best = record(asked, task=f"{task}, bf16", method="ours, table", n=n)["samples_per_second"]
+        best = record(asked, task=f"{task}, bf16", method=method, n=n)["samples_per_second"]
         for precision, name in (("bf16", "AION in bf16"), ("fp32", "AION as it comes")):
             theirs = record(asked, task=f"{task}, {precision}", method="AION", n=n)["samples_per_second"]
             rows.append((what, gpu(asked), best, name, theirs, best / theirs))

@@ -78,6 +78,23 @@ def test_rules_that_no_draw_breaks(s):
     )  # none goes to waste
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_compiled_for_a_gpu_the_law_is_the_same():
+    B, sizes = 20_000, [5, 1, 3]
+    present = torch.rand(B, 9, generator=torch.Generator().manual_seed(0)) < 0.8
+    args = present.cuda(), modality_of(sizes).cuda(), 3, 4, 3, None, 1
+    hold_out = torch.tensor([0.5, 0.0, 1.0])
+    shares = []
+    for sampler in (sample_masks, torch.compile(sample_masks, dynamic=False)):
+        torch.manual_seed(0)
+        masks = [x.cpu() for x in sampler(*args, hold_out_G=hold_out.cuda())]
+        inputs, targets = chosen(*masks[:2], 9), chosen(*masks[2:], 9)
+        assert inputs.max() == targets.max() == 1 and not (inputs & targets).any()
+        assert not inputs[:, 6:].any() and not (inputs | targets).bool()[~present].any()
+        shares.append(torch.cat([inputs, targets], 1).double().mean(0))
+    assert (shares[0] - shares[1]).abs().max() < 4 * (0.5 / B) ** 0.5  # four standard errors
+
+
 def test_seeds_differ_and_the_global_random_state_is_not_used():
     state = torch.get_rng_state()
     a, b = (draw([4, 4], 4, 4, num_samples=20, seed=seed)[0] for seed in (0, 1))
