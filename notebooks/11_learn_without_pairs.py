@@ -997,7 +997,8 @@ else:
     print(NOTHING)
 
 # %% [markdown]
-# For one lab, that is hard to beat: what was to be learnt was learnt when the reading was made. A transformer gives each lab a law, and takes in whatever else is known of a patient; if you need neither, take the line.
+# For one lab, that is hard to beat: what was to be learnt was learnt when the reading was made. With a hundred pairs the line does as well as the transformers, and ten ruin it at no seed. With a thousand they are ahead by a little, as they may bend where it cannot.
+# A transformer gives each lab a law, too, and takes in whatever else is known of a patient; if you need neither, take the line.
 #
 # ### Nothing to find
 #

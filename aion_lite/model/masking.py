@@ -94,9 +94,25 @@ def _draw_modality(counts_BG: Tensor, uniform_BG: Tensor) -> Tensor:
 
 def _rank_within_modality(noise_BT: Tensor, keep_BT: Tensor, modality_T: Tensor) -> Tensor:
     """A random rank 0, 1, ... of each kept token among the kept tokens of its modality."""
+    if torch.compiler.is_compiling() and len(modality_T) <= FEW:
+        return _rank_by_pairs(noise_BT, keep_BT, modality_T)
     key_BT = modality_T * 2.0 + torch.where(keep_BT, noise_BT, 1.0 + noise_BT * 0.5)
     order_BT = key_BT.argsort(1)
     place_BT = torch.arange(noise_BT.shape[1], device=noise_BT.device).expand_as(order_BT)
     position_BT = torch.empty_like(order_BT).scatter_(1, order_BT, place_BT)
     places = modality_T.contiguous()
     return position_BT - torch.searchsorted(places, places)  # places of a modality are neighbours
+
+
+FEW = 512  # token places
+
+
+def _rank_by_pairs(noise_BT: Tensor, keep_BT: Tensor, modality_T: Tensor) -> Tensor:
+    """The same by counting, T comparisons a token: one kernel of torch.compile, which takes minutes to write
+    a sort. Of equal noise, which is rare, the earlier place comes first."""
+    key_BT = torch.where(keep_BT, noise_BT, 1.0 + noise_BT * 0.5)
+    place_T = torch.arange(len(modality_T), device=modality_T.device)
+    mine_BT1, other_B1T = key_BT[:, :, None], key_BT[:, None, :]
+    tie_TT = place_T < place_T[:, None]
+    before_BTT = (other_B1T < mine_BT1) | ((other_B1T == mine_BT1) & tie_TT)
+    return (before_BTT & (modality_T == modality_T[:, None])).sum(2)

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from aion_lite.model import sample_masks
+from aion_lite.model import masking, sample_masks
 
 
 def modality_of(sizes: list[int]) -> torch.Tensor:
@@ -76,6 +76,19 @@ def test_rules_that_no_draw_breaks(s):
     assert torch.equal(
         targets.sum(1), (num_present - num_in).clamp(max=s["num_targets"])
     )  # none goes to waste
+
+
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=5), st.integers(0, 10_000))
+@settings(max_examples=50, deadline=None)
+def test_ranks_by_pairs_are_scipys_of_each_modality(sizes, seed):
+    g, modality = torch.Generator().manual_seed(seed), modality_of(sizes)
+    noise, keep = torch.rand(6, len(modality), generator=g), torch.rand(6, len(modality), generator=g) < 0.6
+    ranks = [f(noise, keep, modality) for f in (masking._rank_by_pairs, masking._rank_within_modality)]
+    torch.testing.assert_close(*ranks)
+    for row, kept, rank in zip(noise, keep, ranks[0], strict=True):
+        for i in range(len(sizes)):
+            mine = kept & (modality == i)
+            assert (rank[mine].numpy() == stats.rankdata(row[mine], method="ordinal") - 1).all()
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -1,5 +1,6 @@
 """The stored full runs on patients whose law is known hold what their pages claim."""
 
+import pandas as pd
 import pytest
 from stored_runs import stored
 
@@ -49,6 +50,16 @@ def test_transformer_and_back_translation_add_no_order_but_with_pairs_a_scale(un
     assert paired_difference(r2[OURS, 100], r2[OURS, 0])[1] > 0
 
 
+def test_a_line_does_as_well_with_a_hundred_pairs_and_less_with_a_thousand(unpaired):
+    rows = unpaired[unpaired.task == "line on the reading"]
+    line = rows.pivot(index="seed", columns="n", values="r2")
+    r2 = glucose(unpaired, "r2")
+    hundred, thousand = (paired_difference(r2[OURS, n], line[n]) for n in (100, 1000))
+    assert hundred[1] < 0 < hundred[2] and abs(hundred[0]) < 0.01
+    assert 0.01 < thousand[1] < thousand[2] < 0.05
+    assert (line[10] > 0.15).all()  # no seed is ruined by ten pairs
+
+
 def test_ten_pairs_help_most_seeds_a_little_and_ruin_one(unpaired):
     gain = (glucose(unpaired, "r2")[OURS, 10] - glucose(unpaired, "r2")[OURS, 0]).sort_values()
     assert gain.iloc[0] < -0.3 and gain.iloc[1] > 0.03
@@ -70,21 +81,47 @@ def test_a_fair_coin_is_told_either_way_and_a_biased_one_never_wrongly(unpaired)
 
 @pytest.fixture(scope="module")
 def patients():
-    return stored("07_make_data_with_a_known_answer", "H200")
+    return stored("07_make_data_with_a_known_answer", "H200", least=2)
 
 
 QUESTIONS = ["glucose from xray", "cholesterol from xray, age", "heart_rate from ecg"]
+ALONE = "one transformer, one view"
 
 
-@pytest.mark.parametrize(("task", "reached"), zip(QUESTIONS, [False, False, True], strict=True))
-def test_which_goals_are_reached_with_5000_patients_is_as_the_page_says(patients, task, reached):
-    rows = patients[(patients.task == task) & (patients.n == 5000)]
-    share = rows.pivot(index="seed", columns="method", values="share")
-    assert (share["transformer"].mean() >= 0.95) == reached
-    assert share["transformer"].mean() > 0.8
-    assert abs(paired_difference(share["transformer"], share["boosting on features"])[0]) < 0.02
-    ours = rows[rows.method == "transformer"]
-    assert (ours.nats - ours.nats_limit).min() > 0.05  # too sure of itself, at every seed
+def by_method(records, task: str, n: int, metric: str = "share"):
+    """By seed, a column for each method."""
+    rows = records[(records.task == task) & (records.n == n)]
+    return rows.pivot(index="seed", columns="method", values=metric)
+
+
+@pytest.mark.parametrize("task", QUESTIONS)
+def test_with_5000_patients_the_goal_is_reached_at_every_seed_and_not_by_one_model_asked_once(patients, task):
+    share = by_method(patients, task, 5000)
+    assert (share["transformer"] >= 0.95).all()
+    assert (share["transformer"] > share[ALONE]).all()
+    assert (share["transformer"] > share["boosting on features"]).all()
+    if task == QUESTIONS[0]:
+        assert share[ALONE].mean() < 0.95
+
+
+def test_the_goal_in_nats_is_reached_by_half_and_missed_narrowly_by_the_others(patients):
+    nats, limit = (
+        pd.concat([by_method(patients, task, 5000, metric).add_prefix(task) for task in QUESTIONS], axis=1)
+        for metric in ("nats", "nats_limit")
+    )
+    above = (nats - limit).filter(regex="transformer$")
+    assert above.size >= 6 and above.max(axis=None) < 0.07
+    assert 0.3 < (above < 0.05).mean(axis=None) < 0.7
+
+
+@pytest.mark.parametrize("task", QUESTIONS)
+def test_of_500_patients_a_mixture_makes_more_but_the_heart_rate_is_better_told_by_features(patients, task):
+    share = by_method(patients, task, 500)
+    assert paired_difference(share["transformer"], share[ALONE])[1] > 0
+    gain = paired_difference(share["transformer"], share["boosting on features"])
+    assert gain[2] < 0 if task == QUESTIONS[2] else gain[1] > 0
+    if task != QUESTIONS[2]:
+        assert share["transformer"].mean() > 2.5 * share["boosting on features"].mean()
 
 
 def test_no_score_is_beyond_the_limit(patients):
@@ -92,14 +129,13 @@ def test_no_score_is_beyond_the_limit(patients):
     assert (known.r2 <= known.limit).all()
 
 
-def test_500_patients_are_too_few_and_an_ecg_more_hurts(patients):
-    few = patients[(patients.task == QUESTIONS[1]) & (patients.n == 500)]
-    share = few.pivot(index="seed", columns="method", values="share")
-    assert paired_difference(share["transformer"], share["constant"])[1] < 0
-    r2 = patients[(patients.n == 5000) & (patients.method == "transformer")].pivot(
-        index="seed", columns="task", values="r2"
-    )
-    assert paired_difference(r2["glucose given xray, age"], r2["glucose given xray, age, ecg"])[1] > 0.03
+def test_an_ecg_more_leaves_glucose_alone_and_of_500_patients_takes_a_little(patients):
+    def cost(n):
+        rows = patients[(patients.n == n) & patients.task.str.startswith("glucose given")]
+        r2 = rows.pivot(index="seed", columns="task", values="r2")
+        return paired_difference(r2["glucose given xray, age"], r2["glucose given xray, age, ecg"])
+
+    assert abs(cost(5000)[0]) < 0.005 and 0 < cost(500)[1] < cost(500)[0] < 0.03
 
 
 def test_without_any_relation_no_skill_is_found(patients):
