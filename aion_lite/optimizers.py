@@ -139,10 +139,12 @@ class Muon(torch.optim.Optimizer):
         for i, p in enumerate(params):
             stacks.setdefault((p.shape, p.dtype, p.device), []).append(i)
         alike = [torch.stack([updates[i] for i in members]).bfloat16() for members in stacks.values()]
+        del updates
         found = orthogonal_stacks(alike, group["num_iterations"], SMALL if params[0].is_cuda else 0)
         for ((rows, columns), dtype, _), members, update in zip(stacks, stacks.values(), found, strict=True):
             rate = group["lr"] * (0.2 * math.sqrt(max(rows, columns)))
-            torch._foreach_add_([params[i] for i in members], (update.to(dtype) * -rate).unbind())
+            update = update.contiguous().to(dtype) * -rate  # else foreach goes through them one by one
+            torch._foreach_add_([params[i] for i in members], update.unbind())
 
 
 SMALL = 2**18  # entries of a matrix up to which a launch on a GPU takes longer than its products
@@ -157,7 +159,8 @@ def orthogonal_stacks(stacks: list[Tensor], num_iterations: int = 5, small: int 
     together: dict[tuple, list[int]] = {}
     for i, x_SMN in enumerate(stacks):
         M, N = x_SMN.shape[1:]
-        together.setdefault((min(M, N), x_SMN.device) if M * N <= small else (i,), []).append(i)
+        key = (min(M, N), x_SMN.device, x_SMN.dtype) if M * N <= small else (i,)
+        together.setdefault(key, []).append(i)
     out = list(stacks)
     for members in together.values():
         if len(members) == 1:

@@ -997,7 +997,7 @@ else:
     print(NOTHING)
 
 # %% [markdown]
-# For one lab, that is hard to beat: what was to be learnt was learnt when the reading was made. With a hundred pairs the line does as well as the transformers, and ten ruin it at no seed. With a thousand they are ahead by a little, as they may bend where it cannot.
+# For one lab, that is hard to beat: what was to be learnt was learnt when the reading was made. With a hundred pairs the line does as well as the transformers; with a thousand they are ahead by a little, as they may bend where it cannot. With ten it is worse, at most seeds, than they are without any, and at its worst not as far off as they are.
 # A transformer gives each lab a law, too, and takes in whatever else is known of a patient; if you need neither, take the line.
 #
 # ### Nothing to find
@@ -1040,7 +1040,7 @@ if len(coin_runs):
     display(pd.DataFrame(rows).T)
 
 # %% [markdown]
-# The fair coin's loss is as low when the answer is wrong. A start from which nothing is told either way has no gradient to leave by, so some runs never begin. With images on one side, where most tokens are noise, we have not tried cycles alone.
+# The fair coin's loss is as low when the answer is wrong. A start from which nothing is told either way has no gradient to leave by, so a run may never begin. With images on one side, where most tokens are noise, we have not tried cycles alone.
 #
 # ## Where it fails
 #

@@ -38,7 +38,7 @@ def speeds() -> list[tuple[str, str, float, str, float, float]]:
         ("generate", "an image from scalars, samples", "ours, table", 64),
     ):
         best = record(asked, task=f"{task}, bf16", method=method, n=n)["samples_per_second"]
-        for precision, name in (("bf16", "AION in bf16"), ("fp32", "AION as it comes")):
+        for precision, name in (("bf16", "AION in bf16"), ("fp32", "AION as it comes, in fp32")):
             theirs = record(asked, task=f"{task}, {precision}", method="AION", n=n)["samples_per_second"]
             rows.append((what, gpu(asked), best, name, theirs, best / theirs))
     images = read("encode_images")

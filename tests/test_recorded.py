@@ -129,6 +129,12 @@ def test_a_step_that_waits_is_told_once_and_run_as_it_is():
     torch.testing.assert_close(losses(history), losses(plain))
 
 
+def test_compiled_masks_are_drawn_anew_at_every_replay():
+    data, steps = tokens()[:8], WARMUP + 8
+    history = run(transformer(0.0), data, steps=steps, batch_size=8, compile=True, lr=1e-9)
+    assert len(set(losses(history)[WARMUP:].tolist())) > 4  # weights and batch stay: the masks do not
+
+
 @pytest.mark.parametrize("embedding", ["value", "table"])
 def test_compiled_and_plain_agree(monkeypatch, embedding):
     monkeypatch.setattr(compiled, "NARROW", 0)  # compiled masks are drawn with other random numbers

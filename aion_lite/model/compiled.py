@@ -39,13 +39,17 @@ def compiled(model: nn.Module) -> Iterator[None]:
         parts = {place: torch.compile(call, dynamic=False) for place, call in parts.items()}
         object.__setattr__(model, "_compiled", parts)  # kept: a second compilation costs a look-up
     parts = model._compiled
+    before = {place: place[0].__dict__.get(place[1]) for place in parts}
     try:
         for (module, name), call in parts.items():
             object.__setattr__(module, name, call)
         yield
     finally:
-        for module, name in parts:
-            del module.__dict__[name]
+        for (module, name), call in before.items():
+            if call is None:
+                del module.__dict__[name]
+            else:  # of a context around this one
+                object.__setattr__(module, name, call)
 
 
 def _start_workers() -> None:

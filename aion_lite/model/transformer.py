@@ -295,6 +295,12 @@ class MultimodalTransformer(nn.Module, Questions):
         """
         return compiled(self)
 
+    def __getstate__(self) -> dict:
+        """A copy is compiled anew: what is compiled is bound to this model's own weights."""
+        state = super().__getstate__()
+        state.pop("_compiled", None)
+        return state
+
     def save_pretrained(self, folder: str | Path) -> None:
         """Write config.json and model.safetensors."""
         saving.save(self, folder)

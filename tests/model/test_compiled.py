@@ -1,6 +1,8 @@
 """In the context the costly parts go through torch.compile; outside, and in the numbers, nothing changes."""
 
 import functools
+import pickle
+from copy import deepcopy
 
 import pytest
 import torch
@@ -75,6 +77,20 @@ def test_outside_everything_is_as_before(traced):
             assert "losses" in ours.head.__dict__ and "sample_masks" in ours.__dict__
     assert [dict(part.__dict__) for part in (ours.head, *ours.blocks())] == before
     assert "sample_masks" not in ours.__dict__
+
+
+def test_a_copy_trains_its_own_weights_and_contexts_may_be_nested(traced):
+    ours, how = model(), {"steps": 1, "batch_size": 8, "compile": True, "progress": False, "device": "cpu"}
+    with ours.compiled():
+        with ours.compiled():
+            pass
+        assert "losses" in ours.head.__dict__
+        assert "losses" not in deepcopy(model()).head.__dict__
+    train(ours, tokens(), **how)
+    before, copied = ours.encoder[0].mlp.up.weight.clone(), pickle.loads(pickle.dumps(deepcopy(ours)))
+    train(copied, tokens(), **how)
+    assert torch.equal(ours.encoder[0].mlp.up.weight, before)
+    assert not torch.equal(copied.encoder[0].mlp.up.weight, before)
 
 
 def test_checkpointing_changes_memory_and_no_number():

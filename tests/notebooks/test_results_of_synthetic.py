@@ -57,7 +57,8 @@ def test_a_line_does_as_well_with_a_hundred_pairs_and_less_with_a_thousand(unpai
     hundred, thousand = (paired_difference(r2[OURS, n], line[n]) for n in (100, 1000))
     assert hundred[1] < 0 < hundred[2] and abs(hundred[0]) < 0.01
     assert 0.01 < thousand[1] < thousand[2] < 0.05
-    assert (line[10] > 0.15).all()  # no seed is ruined by ten pairs
+    # Of ten pairs the line is mostly worse than ours without any, and at its worst not as far off as ours.
+    assert ((r2[OURS, 0] - line[10]) > 0).sum() == 4 and line[10].min() > r2[OURS, 10].min() + 0.1
 
 
 def test_ten_pairs_help_most_seeds_a_little_and_ruin_one(unpaired):
@@ -81,7 +82,10 @@ def test_a_fair_coin_is_told_either_way_and_a_biased_one_never_wrongly(unpaired)
 
 @pytest.fixture(scope="module")
 def patients():
-    return stored("07_make_data_with_a_known_answer", "H200", least=2)
+    def unfinished(task, n):
+        return n == 5000 and not task.startswith("rho 0")
+
+    return stored("07_make_data_with_a_known_answer", "H200", unfinished)
 
 
 QUESTIONS = ["glucose from xray", "cholesterol from xray, age", "heart_rate from ecg"]
@@ -121,7 +125,7 @@ def test_of_500_patients_a_mixture_makes_more_but_the_heart_rate_is_better_told_
     gain = paired_difference(share["transformer"], share["boosting on features"])
     assert gain[2] < 0 if task == QUESTIONS[2] else gain[1] > 0
     if task != QUESTIONS[2]:
-        assert share["transformer"].mean() > 2.5 * share["boosting on features"].mean()
+        assert paired_difference(share["transformer"], share["ridge on all values"])[1] > 0.2
 
 
 def test_no_score_is_beyond_the_limit(patients):
