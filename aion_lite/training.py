@@ -102,7 +102,7 @@ def train(
         record: on a GPU, record the step and replay it (several times faster for small models): never with
             "fp16" or several processes; by default not with ``on_step``. True where that only looks.
         compile: run the parts that the module names (its context ``compiled()``) through torch.compile: half
-            a minute at the first step, then faster on a GPU. Dropout and the masks of narrow models draw other
+            a minute at the first step, then faster on a GPU. Dropout, and masks of narrow models, draw other
             numbers.
         on_step: called as on_step(step, module) before each step, to change what the module does over time.
         rows: rows(step) -> the ``batch_size`` rows of the data that make up a step (int64); by default pass
