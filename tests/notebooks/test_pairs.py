@@ -160,8 +160,8 @@ def output(kind: str, **fields):
             "wrote to stderr",
         ),
         (
-            lambda nb: nb.cells[2].outputs.append(output("stream", text="in /root/x.py")),
-            "absolute path /root/x",
+            lambda nb: nb.cells[2].outputs.append(output("stream", text="in /opt/x.py")),
+            "absolute path /opt/x",
         ),
         (lambda nb: nb.cells[4].outputs.append(nb.cells[4].outputs[0]), "one PNG a cell"),
         (lambda nb: nb.cells[2].outputs.append(output("stream", text="x" * 300_000)), "allowed are 300,000"),
