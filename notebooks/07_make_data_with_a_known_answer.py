@@ -1026,7 +1026,7 @@ if rows:
 # One transformer asked once would have missed it for glucose. Views and models err in different ways: their mixture is off by less, and less sure of itself. Which of the two brings more is not told apart here.
 # The mixture costs three trainings. It is not compared here with one model that is trained for as long as all three.
 #
-# With 500 patients, the mixture is worth more. What is to be read from X-rays it reads far better than both rivals, who find little beyond the age; the heart rate it tells worse than boosting on features. A heartbeat is easily measured by who knows what to measure, and hard to learn from 500 recordings: with so few, take the features.
+# With 500 patients, the mixture is worth more. What is to be read from X-rays it reads far better than both rivals; the heart rate it tells worse than boosting on features. A heartbeat is easily measured by who knows what to measure, and hard to learn from 500 recordings: with so few, take the features.
 # Boosting on features that someone thought of is a strong rival where someone could think of them. It was told where to look; so was the transformer, by whitening and views, and it alone learns from the severity.
 #
 # ### What the tokens cost
