@@ -1,9 +1,10 @@
 """The stored full runs on patients whose law is known hold what their pages claim."""
 
-import pandas as pd
 import pytest
 from stored_runs import stored
 
+from aion_lite import evaluation
+from aion_lite.data import BayesLimit, SyntheticDataGenerator
 from aion_lite.evaluation import paired_difference, seed_interval
 
 # 11: no pairs
@@ -82,10 +83,7 @@ def test_a_fair_coin_is_told_either_way_and_a_biased_one_never_wrongly(unpaired)
 
 @pytest.fixture(scope="module")
 def patients():
-    def unfinished(task, n):
-        return n == 5000 and not task.startswith("rho 0")
-
-    return stored("07_make_data_with_a_known_answer", "H200", unfinished)
+    return stored("07_make_data_with_a_known_answer", "H200")
 
 
 QUESTIONS = ["glucose from xray", "cholesterol from xray, age", "heart_rate from ecg"]
@@ -108,14 +106,68 @@ def test_with_5000_patients_the_goal_is_reached_at_every_seed_and_not_by_one_mod
         assert share[ALONE].mean() < 0.95
 
 
-def test_the_goal_in_nats_is_reached_by_half_and_missed_narrowly_by_the_others(patients):
-    nats, limit = (
-        pd.concat([by_method(patients, task, 5000, metric).add_prefix(task) for task in QUESTIONS], axis=1)
-        for metric in ("nats", "nats_limit")
+@pytest.mark.parametrize("task", QUESTIONS)
+def test_with_50000_patients_the_higher_goal_is_reached_but_for_glucose(patients, task):
+    share = by_method(patients, task, 50_000)["transformer"]
+    if task == QUESTIONS[0]:  # the page says that this fails
+        assert 0.97 < share.min() and share.max() < 0.98
+    else:
+        assert share.min() > 0.98
+
+
+def above_limit(records, task: str, n: int):
+    """Nats above the limit, by seed and method."""
+    return by_method(records, task, n, "nats") - by_method(records, task, n, "nats_limit")
+
+
+def test_the_goal_in_nats_is_reached_for_cholesterol_and_missed_narrowly_for_the_others(patients):
+    few = {task: above_limit(patients, task, 5000)["transformer"] for task in QUESTIONS}
+    glucose, rate = (few[QUESTIONS[i]].mean() for i in (0, 2))
+    assert few[QUESTIONS[1]].max() < 0.05 < glucose < rate < 0.065
+    assert all(above_limit(patients, task, 50_000)["transformer"].max() < 0.03 for task in QUESTIONS)
+
+
+@pytest.mark.parametrize("task", QUESTIONS)
+def test_three_short_trainings_beat_one_as_long_as_all_of_them(patients, task):
+    for number, better in ((by_method, 1), (above_limit, -1)):
+        short = number(patients, task, 5000)["transformer"]
+        long = number(patients, f"mixtures: {task}", 5000)["1 of 9,000 steps, 8 views"]
+        assert paired_difference(better * short, better * long)[1] > 0
+
+
+@pytest.mark.parametrize("task", QUESTIONS)
+def test_of_50000_patients_more_models_steps_and_views_than_eight_add_next_to_nothing(patients, task):
+    share = by_method(patients, f"mixtures: {task}", 50_000)
+    one, three = (share[f"{num} of 5,000 steps, 8 views"] for num in (1, 3))
+    assert paired_difference(share["1 of 5,000 steps, 16 views"], one)[0] < 0.001
+    assert paired_difference(three, one)[0] < 0.004
+    assert paired_difference(by_method(patients, task, 50_000)["transformer"], one)[0] < 0.004
+    if task != QUESTIONS[2]:
+        assert paired_difference(one, share["1 of 5,000 steps, 1 views"])[1] > 0.005
+
+
+def test_gaps_that_follow_the_illness_are_used_as_evidence(patients):
+    gaps = patients[patients.task == "gaps: severity"]
+    law = {"image_size": 16, "rate": 0.3}
+    new = SyntheticDataGenerator(2000, 2_000_000, missing="severity", **law).generate_correlated_data()
+    new = new[new.present["glucose"]]
+    given = ["age", "xray", "cholesterol", "ecg"]
+    right, chance = (
+        evaluation.r2(
+            new.values["glucose"],
+            BayesLimit(SyntheticDataGenerator(missing=pattern, **law)).predict(new, given, "glucose").mean,
+        )
+        for pattern in ("severity", "random")
     )
-    above = (nats - limit).filter(regex="transformer$")
-    assert above.size >= 6 and above.max(axis=None) < 0.07
-    assert 0.3 < (above < 0.05).mean(axis=None) < 0.7
+    assert gaps.limit.unique() == pytest.approx(right)
+    assert seed_interval(gaps.r2 - chance)[1] > 0
+
+
+def test_tokens_keep_the_illness_only_if_pictures_are_whitened(patients):
+    kept = by_method(patients, "tokens", 5000, "kept")
+    plain, whitened = kept["as they are, 65,536 codes"], kept["whitened, 65,536 codes"]
+    assert paired_difference(whitened, plain)[1] > 0.02
+    assert kept["whitened, no norm, weighted, 1,048,576 codes"].min() > 0.99
 
 
 @pytest.mark.parametrize("task", QUESTIONS)
@@ -130,7 +182,9 @@ def test_of_500_patients_a_mixture_makes_more_but_the_heart_rate_is_better_told_
 
 def test_no_score_is_beyond_the_limit(patients):
     known = patients.dropna(subset=["limit"])
-    assert (known.r2 <= known.limit).all()
+    # A score of 2,000 patients may pass the limit by luck, where it is as good as reached: by age alone.
+    assert (known.r2 <= known.limit + 0.001).all()
+    assert set(known.task[known.r2 > known.limit]) <= {"glucose given age"}
 
 
 def test_an_ecg_more_leaves_glucose_alone_and_of_500_patients_takes_a_little(patients):
