@@ -762,7 +762,7 @@ NOTHING = (
 # %% [markdown]
 # ## Against the dial
 
-# %% mystnb={"figure": {"caption": "AUROC of death in hospital on test patients against how far the synthetic law is turned from the right one, by method and by number of real patients (bands are 95 % intervals of the mean over seeds). Grey: real patients only, these stopped early (dashed), and logistic regression on them (dotted). The axis ends near a half, a coin; lines that leave it are in the map below.", "name": "fig-10-dial"}, "image": {"alt": "Three panels, for a hundred, a thousand and five thousand real patients. Left: with a right law synthetic only is at the top, mixes follow, and real only and real only stopped early are at the bottom, logistic regression between; towards ninety degrees all that use copies sink below logistic regression. Middle: at the left the mixes lie a little above stopped early and logistic regression, which meet, and well above real only; to the right synthetic only and reversed drop out of the panel, constant mix falls last, and the other three hardly at all. Right: real only is the highest line at every angle, with the mixes just under it."}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "AUROC of death in hospital on test patients against how far the synthetic law is turned from the right one, by method and by number of real patients (bands are 95 % intervals of the mean over seeds). Grey: real patients only, these stopped early (dashed), and logistic regression on them (dotted). The axis ends near a half, a coin; lines that leave it are in the map below.", "name": "fig-10-dial"}, "image": {"alt": "Three panels, for a hundred, a thousand and five thousand real patients. Left: with a right law synthetic only is at the top, then constant mix and reversed, then the others, about level with logistic regression; real only and real only stopped early are at the bottom. Towards ninety degrees all that use copies sink below logistic regression. Middle: at the left the mixes lie a little above stopped early and logistic regression, which meet, and well above real only; to the right synthetic only and reversed drop out of the panel, constant mix falls last, and the other three hardly at all. Right: real only, stopped early or not, is the highest line at every angle, and three mixes stay just under it; constant mix falls a little to the right, reversed and synthetic only by far."}}
 if ANGLES_SHOWN:
     panels = plt.subplots(
         1,
@@ -821,7 +821,7 @@ else:
 #
 # What each method gains over real patients only, at equal steps, paired by seed. A star marks an interval that excludes zero.
 
-# %% mystnb={"figure": {"caption": "AUROC of each method less that of real patients only, by angle of the law and number of real patients; blue is better, red is worse. A star: the 95 % interval of the paired difference excludes zero.", "name": "fig-10-where"}, "image": {"alt": "Six maps, one a method, columns by angle of the law, rows by number of real patients, each cell with its gain in AUROC. The rows of a hundred and a thousand patients are blue at the left, where the law is right. The rows of five thousand are pale red everywhere. At a hundred and eighty degrees reversed and synthetic only are deep red in every row, and constant mix in the first; pretrain, fine-tune, mix, source told, and the curriculum are still pale blue there with a thousand patients."}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "AUROC of each method less that of real patients only, by angle of the law and number of real patients; blue is better, red is worse. A star: the 95 % interval of the paired difference excludes zero.", "name": "fig-10-where"}, "image": {"alt": "Six maps, one a method, columns by angle of the law, rows by number of real patients, each cell with its gain in AUROC. The rows of a hundred and a thousand patients are blue at the left, where the law is right. The rows of five thousand are pale red, deeper to the right for reversed and synthetic only. At a hundred and eighty degrees reversed and synthetic only are deep red in every row, and constant mix in the first; pretrain, fine-tune, mix, source told, and the curriculum are still pale blue there with a thousand patients."}}
 if ANGLES_SHOWN:
     axes = plt.subplots(
         2,
@@ -871,26 +871,26 @@ else:
 # %% [markdown]
 # Look at the row of a thousand, at the right. A law that says the opposite of what is so still "gains" with the three methods that end on real patients or are told the source.
 # It cannot be for what the law says of death. The mixes spend fewer steps on the same thousand patients, or gentler ones; stopped early, real only is as good.
-# This is what a wrong law is for. A gain that stays when the law is turned away tells of your baseline, not of your law.
+# This is what a wrong law is for. A gain that stays when the law is turned away is not from what the law says of the target.
 #
 # ### Does the model know how sure it is?
 #
 # AUROC looks at the order of the patients alone. Nats, the cross-entropy of what came true, also ask whether a risk of a tenth comes true in one of ten. For comparison: what is lost by giving every test patient the same, right risk.
 
-# %%
+# %% tags=["hide-input"]
 died = truth.mean()
 flat = -(died * math.log(died) + (1 - died) * math.log(1 - died))
 rows = {}
-for method in (*REAL, *MIXED):
-    for n in SIZES_SHOWN:
+for n in SIZES_SHOWN:
+    for method in (*REAL, *MIXED):
         for a in [a for a in ANGLES_SHOWN if a in (0, 30, 90)]:
             task = "real" if method in REAL else turned_by(a)
             found = values_of(task, method, n, "nats")
-            rows.setdefault((f"{n:,} real", a), {})[method] = found.mean()
+            rows.setdefault(a, {})[n, method] = found.mean()
 print(f"One risk for all: {flat:.3f} nats. From {made_by}.")
 if rows:
-    table = pd.DataFrame(rows).rename_axis(columns=["patients", "degrees"])
-    display(table.round(3))
+    table = pd.DataFrame(rows).rename_axis(["real patients", "method"])
+    display(table.rename_axis(columns="degrees").round(3))
 
 # %% [markdown]
 # With a hundred patients real only is far worse than one risk for all: it is sure, and wrong. Stopping early is not enough to mend it, and the methods that end on the hundred learn them by heart again at the end.
@@ -902,7 +902,7 @@ if rows:
 # The four mixed methods see the same number of synthetic samples. What differs is when.
 
 
-# %%
+# %% tags=["hide-input"]
 def verdict(interval) -> str:
     _, low, high = interval
     if not math.isfinite(low):
@@ -929,13 +929,13 @@ if rows:
 # %% [markdown]
 # It matters by the law. What comes last counts most. If the law is wrong, end on real patients: *reversed* goes down with the law, however many real patients it saw before.
 # If the law is right and the patients are a hundred, it is the other way round, and the curriculum is behind both the constant mix and reversed.
-# Against plain pretraining and fine-tuning the stairs of the curriculum make next to no difference.
+# The stairs of the curriculum and plain pretraining with fine-tuning are a hundredth apart at most with a thousand patients and more; with a hundred, five seeds cannot tell.
 #
 # ### What does a law of your own rows add?
 #
 # The same methods, with the copula fitted to the very patients that are trained on: against what these patients give without copies, and then the other hospital's law against it.
 
-# %%
+# %% tags=["hide-input"]
 rows = []
 for n in SIZES_SHOWN:
     for method in MIXED:
@@ -975,7 +975,7 @@ else:
 # The synthetic law is the true one, with all links between the columns weakened by its dial `rho`; at zero nothing tells of anything.
 # A straight line, fitted to the same real patients, is put beside the transformer; it is quick, so it is made here.
 
-# %%
+# %% tags=["hide-input"]
 LINE = "straight line"
 
 
@@ -1025,7 +1025,7 @@ else:
 # %% [markdown]
 # Copies of the true law, and they alone, give almost all there is, from a hundred patients whose only use was to fit the codecs. A mix with the hundred gives less, and the curriculum, which ends on them, less again.
 #
-# Now the rows of `rho 0.0`, the wrong law of this section. Copies that know nothing of glucose lift real only by a good part of the attainable, with a hundred patients and with a thousand. They can teach nothing; they take the model's time away from learning a few patients by heart, and pull its guesses towards the mean.
+# Now the rows of `rho 0.0`, the wrong law of this section. Copies that know nothing of glucose lift real only by a good part of the attainable, with a hundred patients and with a thousand. They can teach nothing; they take the model's time away from learning a few patients by heart, and pull its guesses towards the mean. The last exercise shows what fewer steps give without any copies.
 # The straight line has the measure of it: from a hundred patients it does better on average than any mix with them, the true law or not. With a thousand, even the mix with the true law is hardly beyond it. Only copies of the true law alone are, with both.
 # With five thousand, the transformer leaves the line behind without any copies, and a constant mix with a wrong law takes some of that away; the curriculum forgets the wrong law in time.
 #
@@ -1033,7 +1033,7 @@ else:
 #
 # What the simulation adds to real galaxies, as it is and made to look like them.
 
-# %% mystnb={"figure": {"caption": "R2 of redshift on test galaxies, less that of real only with the same galaxies, by number of real galaxies, for each way to mix in simulated ones (bars are 95 % intervals of the paired difference over seeds). Left: simulated galaxies as they are. Right: those that look like SDSS. Grey: the rivals that see no simulated galaxy. Synthetic only is in the table below.", "name": "fig-10-galaxies"}, "image": {"alt": "Two panels, one for simulated galaxies as they are and one for those that look like SDSS. Each shows the gain in R2 over real only for a hundred, a thousand and five thousand real galaxies, with a marker a method, and grey markers for real only stopped early and for boosting. Left: pretrain, fine-tune and mix, source told are highest at a hundred and a thousand, at a thousand only just above the grey markers; the other methods have long bars about zero at a hundred and stay under the grey ones at a thousand. Right: at a hundred all methods lie above zero, closer together; at a thousand none lies clearly above the grey ones. At five thousand all but reversed lie close to zero, in both."}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "R2 of redshift on test galaxies, less that of real only with the same galaxies, by number of real galaxies, for each way to mix in simulated ones (bars are 95 % intervals of the paired difference over seeds). Left: simulated galaxies as they are. Right: those that look like SDSS. Grey: the rivals that see no simulated galaxy. Synthetic only is in the table below.", "name": "fig-10-galaxies"}, "image": {"alt": "Two panels, one for simulated galaxies as they are and one for those that look like SDSS. Each shows the gain in R2 over real only for a hundred, a thousand and five thousand real galaxies, with a marker a method, and grey markers for real only stopped early and for boosting. Left: pretrain, fine-tune and mix, source told are highest at a hundred and a thousand, at a thousand only just above the grey markers; the other methods have long bars about zero at a hundred and stay under the grey ones at a thousand. Right: at a hundred all methods lie above zero, closer together; at a thousand none lies clearly above the grey ones. At five thousand all but reversed lie close to zero, in both."}}
 sky_sizes = sorted(stored[stored.task == "galaxies"].n.unique())
 BASELINES = ["real only, stopped early", "boosting"]
 
@@ -1081,7 +1081,7 @@ if sky_sizes:
 else:
     print(NOTHING)
 
-# %%
+# %% tags=["hide-input"]
 rows = {}
 for pool in ("none", *POOLS):
     task = "galaxies" if pool == "none" else f"galaxies: {pool}"
@@ -1105,7 +1105,7 @@ if rows:
 else:
     print(NOTHING)
 
-# %%
+# %% tags=["hide-input"]
 rows = []
 for method in ("pretrain, fine-tune", TOLD):
     for pool in POOLS:
@@ -1129,14 +1129,14 @@ if rows:
 # Nevertheless the pool that is worse alone is the better one to start from. With a hundred galaxies, pretraining on it and then fine-tuning is clearly ahead of boosting, and of the same with the pool that looks like SDSS. One reason may be that your hundred call for few of the simulated galaxies, and the rest teach something too.
 # To look like SDSS pays where the simulation has the last word: with synthetic only, and, from a hundred galaxies, with reversed.
 #
-# With a thousand, the two best are a little ahead of boosting and of stopping early, with galaxies as simulated only. The curriculum and the constant mix are behind both rivals, though above real only on average.
+# With a thousand, the two best are a little ahead of boosting and of stopping early, with galaxies as simulated only. In R2 the curriculum and the constant mix are behind both rivals, though above real only on average. In scatter, which forgives a few bad misses, they are ahead of both, again with galaxies as simulated.
 # With five thousand nothing is gained over stopping early, by any method.
 #
 # ## The verdict
 #
 # For the patients, by their number: the method with the best mean at each angle, those without copies among them.
 
-# %%
+# %% tags=["hide-input"]
 RIVALS = (*REAL, "logistic regression")
 rows = []
 for n in SIZES_SHOWN:
@@ -1159,7 +1159,7 @@ if rows:
 # And how wrong a law may be before a method is no longer clearly ahead (the whole interval above zero), by whom it is compared with.
 
 
-# %%
+# %% tags=["hide-input"]
 def ahead_up_to(method: str, rival: str, n: int) -> str:
     """The last angle, from zero on, at which ``method`` is clearly better than ``rival``."""
     last = "never"
@@ -1210,9 +1210,9 @@ else:
 # - **Several thousand.** Do not mix. Every mix was worse, if only by little where the law is right.
 # - **Never** end on synthetic samples if the law could be badly wrong; never train on them alone then.
 # - A simulation may be poor alone and good to start from. Pretrain and fine-tune before you spend work on making it look real.
-# - Compare with a baseline that was stopped in time, and with a simple model. Then turn your law away: a gain that stays was not the law's.
+# - Compare with a baseline that was stopped in time, and with a simple model. Then turn your law away: a gain that stays is not from what the law says of the target.
 
-# %%
+# %% tags=["hide-input"]
 summary = f"{len(records)} scores over {run.seed.nunique()} seed(s)"
 first = run[run.n == run.n.min()].set_index(["task", "method"])
 for words, key in {

@@ -45,7 +45,7 @@ sizes: list[int] = []  # numbers of true pairs; empty: the profile's own
 full_steps: int = 0  # steps of each training of the full profile; 0: its own
 output_dir: str = ""  # where results.json and the figures go; empty for nowhere
 
-# %%
+# %% tags=["hide-input"]
 import functools
 import math
 import time
@@ -245,7 +245,7 @@ signs = {
     for kind in ("skewed", "normal")
 }
 
-# %% mystnb={"figure": {"caption": "Correlation of what was recognised as the common cause on the two sides, forty pairs of archives of each kind, in order. Right is 1.", "name": "fig-11-signs"}, "image": {"alt": "Two rows of forty dots. The skewed cause: all dots at one. The normal cause: dots scattered on both sides of zero."}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "Correlation of what was recognised as the common cause on the two sides, forty pairs of archives of each kind, in order. Right is 1.", "name": "fig-11-signs"}, "image": {"alt": "Two rows of forty dots. The skewed cause: all dots at one. The normal cause: dots scattered on both sides of zero."}}
 ax = plt.subplots(figsize=(7.0, 1.9))[1]
 for row, (_, values) in enumerate(signs.items()):
     ax.plot(np.sort(values), np.full(40, -row), ".", markersize=6, alpha=0.6)
@@ -454,7 +454,7 @@ rows = {
 }
 pd.DataFrame(rows).T.rename_axis("rank correlation on test patients").round(3)
 
-# %% mystnb={"figure": {"caption": "Six test patients, from low to high reading. Top: the X-ray. Middle: decoded from its whitened tokens. Bottom: what the network of parts makes of that, with every pixel in sight.", "name": "fig-11-parts"}, "image": {"alt": "Three rows of six small pictures. Top: blurred chests. Middle: grey noise, with a bright blob in the pictures to the right. Bottom: flat grey, with a faint bright spot at the same place in the last but one, and in the last a strong one, ringed by dark."}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "Six test patients, from low to high reading. Top: the X-ray. Middle: decoded from its whitened tokens. Bottom: what the network of parts makes of that, with every pixel in sight.", "name": "fig-11-parts"}, "image": {"alt": "Three rows of six small pictures. Top: blurred chests. Middle: grey noise, with a bright blob in the pictures to the right. Bottom: flat grey, with a faint bright spot at the same place in the last but one, and in the last a strong one, ringed by dark."}}
 some = test[:200]
 order = side.readings(some)[BEST_READING].argsort()
 few = some[order[np.linspace(20, 199, 6).astype(int)]]
@@ -864,7 +864,7 @@ def as_text(interval, digits: int = 3) -> str:
 #
 # On test patients, whose pairs are true and were never seen. The loss of a cycle or of back-translation is not looked at: we saw what it is worth.
 
-# %% mystnb={"figure": {"caption": "Rank correlation of true glucose with what each method says from the X-ray, by how many true pairs it had (lines are 95 % intervals of the mean over seeds, small dots the seeds). Dashed: what the exact law reaches.", "name": "fig-11-scores"}, "image": {"alt": "Rows of methods. The constant is at zero and ranks of the mean pixel or of the leading component hardly above it; ranks of the energy come far, those of what parts share further. Level with these, a little left of the dashed line, are the transformers without pairs, with 100 and with 1,000, and the supervised one with 10,000. Supervised with 10 pairs is near zero, with 100 half way, with 1,000 not far behind. With 10 pairs ours are to the left of themselves without any, with intervals that span most of the picture: four seeds as good as ever, one far off."}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "Rank correlation of true glucose with what each method says from the X-ray, by how many true pairs it had (lines are 95 % intervals of the mean over seeds, small dots the seeds). Dashed: what the exact law reaches.", "name": "fig-11-scores"}, "image": {"alt": "Rows of methods. The constant is at zero and ranks of the mean pixel or of the leading component hardly above it; ranks of the energy come far, those of what parts share further. Level with these, a little left of the dashed line, are the transformers without pairs, with 100 and with 1,000, and the supervised one with 10,000. Supervised with 10 pairs is near zero, with 100 half way, with 1,000 not far behind. With 10 pairs ours are to the left of themselves without any, with intervals that span most of the picture: four seeds as good as ever, one far off."}}
 found, found_by = part(GLUCOSE)
 if len(found):
     ax = plt.subplots(figsize=(7.0, 4.6))[1]
@@ -887,7 +887,7 @@ if len(found):
 else:
     print(NOTHING)
 
-# %%
+# %% tags=["hide-input"]
 rows = []
 for (method, n), group in found.groupby(["method", "n"], sort=False):
     shares = evaluation.share_of_limit(group.r2, group.r2_limit)
@@ -913,7 +913,7 @@ if rows:
 # The claims of this page, one by one, seed by seed on the same patients:
 
 
-# %%
+# %% tags=["hide-input"]
 def of(method: str, n: int, score: str = "rank") -> pd.Series:
     """Rank correlations, or other scores, by seed."""
     rows = found[(found.method == method) & (found.n == n)]
@@ -987,7 +987,7 @@ if rows:
 #
 # Is the transformer needed at all? The reading is made without a pair. Draw a line through it and the glucose of the pairs there are:
 
-# %%
+# %% tags=["hide-input"]
 line, line_by = part(LINE)
 if len(line):
     print(f"From {line_by}, {line.seed.nunique()} seed(s).")
@@ -1004,7 +1004,7 @@ else:
 #
 # With `rho=0` labs and images have nothing in common. Ranks can be matched all the same, and a model would learn the pseudo-pairs as gladly as before. Only true pairs show that there is nothing in them; the skewness of the labs gives a warning.
 
-# %%
+# %% tags=["hide-input"]
 control, control_by = part("rho 0")
 print(f"From {control_by}, {control.seed.nunique()} seed(s).")
 if len(control):
@@ -1023,7 +1023,7 @@ if len(control):
 # The notes this book set out from proposed a cycle loss through `predict`. Through the likeliest tokens no gradient passes, so it would train nothing; `CycleConsistency` draws the tokens in between with *straight-through Gumbel* {cite:p}`jang-2017-gumbel`, which has one, and holds the translations to the real marginal.
 # On the coins, of several starts the one with the lowest loss:
 
-# %%
+# %% tags=["hide-input"]
 coin_runs, coins_by = part("coins")
 print(f"From {coins_by}, {coin_runs.seed.nunique()} seed(s).")
 if len(coin_runs):
@@ -1057,7 +1057,7 @@ if len(coin_runs):
 # - Back-translation makes marginals right and keeps the odds it began with. Begin somewhere that means something.
 # - A hundred pairs are worth more as a check and a scale than as training data.
 
-# %%
+# %% tags=["hide-input"]
 ours = run[(run.task == GLUCOSE) & (run.method == OURS)] if len(run) else run
 summary = f"{len(records)} scores over {run.seed.nunique()} seed(s)"
 if len(ours):

@@ -1,10 +1,11 @@
 """The stored full runs on patients whose law is known hold what their pages claim."""
 
 import pytest
+import torch
 from stored_runs import stored
 
 from aion_lite import evaluation
-from aion_lite.data import BayesLimit, SyntheticDataGenerator
+from aion_lite.data import BayesLimit, SyntheticDataGenerator, load_support2
 from aion_lite.evaluation import paired_difference, seed_interval
 
 # 11: no pairs
@@ -196,6 +197,15 @@ def test_an_ecg_more_leaves_glucose_alone_and_of_500_patients_takes_a_little(pat
     assert abs(cost(5000)[0]) < 0.005 and 0 < cost(500)[1] < cost(500)[0] < 0.03
 
 
+@pytest.mark.parametrize("n", [5000, 50_000])
+def test_a_missing_measurement_costs_about_what_the_law_says(patients, n):
+    rows = patients[(patients.n == n) & patients.task.str.startswith("glucose given")]
+    r2, limit = (rows.pivot(index="seed", columns="task", values=x) for x in ("r2", "limit"))
+    for given, without in [("xray, age", "age"), ("xray, age", "xray"), ("xray, age, ecg", "xray, age")]:
+        ours, law = (x[f"glucose given {given}"] - x[f"glucose given {without}"] for x in (r2, limit))
+        assert abs(ours.mean() - law.mean()) < 0.035
+
+
 def test_without_any_relation_no_skill_is_found(patients):
     control = patients[patients.task.str.startswith("rho 0")]
     assert len(control) == 15 and (control.correlation.abs() < 4 / 2000**0.5).all()
@@ -272,6 +282,7 @@ def test_order_matters_by_the_law_and_the_stairs_do_not(mixed):
         mixed((law, "curriculum"), (law, "pretrain, fine-tune"), n) for law in DIAL for n in (100, 1000, 5000)
     ]
     assert sum(low * high > 0 for _, low, high in two) <= 1
+    assert all(abs(mean) < 0.011 for mean, *_ in two[1::3] + two[2::3])  # 1,000 and 5,000
 
 
 @pytest.mark.parametrize("method", [*MIXED, "synthetic only"])
@@ -286,7 +297,8 @@ def test_the_other_hospitals_law_is_worth_more_than_ones_own_with_100_patients_o
 
 
 def test_who_is_sure_of_100_patients_is_wrong(mixed):
-    one_risk_for_all = 0.574  # the page prints it
+    died = load_support2().split(2000, seed=0)[1].values["hospdead"].double().mean()
+    one_risk_for_all = float(torch.special.entr(torch.stack([died, 1 - died])).sum())
     records = stored("10_move_from_synthetic_to_real", "H200")
     nats = records[records.n == 100].groupby(["task", "method"]).nats.mean()
     assert nats["real", "real only"] > 2 * one_risk_for_all and nats["real", EARLY] > one_risk_for_all
@@ -322,6 +334,14 @@ def test_simulated_galaxies_are_a_start_with_few_real_ones_and_nothing_with_5000
             assert mixed((pool, method), ("galaxies", EARLY), 5000, "r2")[1] < 0
     for method in ("pretrain, fine-tune", "mix, source told"):
         assert mixed((like, method), ("galaxies", EARLY), 1000, "r2")[1] < 0
+
+
+def test_scatter_forgives_the_mixes_of_1000_galaxies_what_r2_does_not(mixed):
+    for method in ("constant mix", "curriculum"):
+        for rival in ("boosting", EARLY):
+            ours = "galaxies: as simulated", method
+            assert mixed(ours, ("galaxies", rival), 1000, "r2")[2] < 0
+            assert mixed(ours, ("galaxies", rival), 1000, "sigma_nmad")[2] < 0
 
 
 def test_to_look_like_sdss_helps_where_the_simulation_has_the_last_word(mixed):
