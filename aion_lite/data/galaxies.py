@@ -1,8 +1,8 @@
 """Simulated galaxies whose truth is known: image, spectrum, magnitudes, mass, redshift and past.
 
-May import the declarations, the data set, ``fetch``'s cache and the law; knows nothing of codecs and models.
-The law, its priors and its noise are in galaxy_law.py; files/README.md tells how the 1,500 in the package
-were made.
+May import the declarations, the data set, ``fetch``'s cache, the law and the checks of arguments; knows
+nothing of codecs and models. The law, its priors and its noise are in galaxy_law.py; files/README.md tells
+how the 1,500 in the package were made.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from aion_lite.arguments import real_number, whole_number
 from aion_lite.data import galaxy_law as law
 from aion_lite.data.dataset import MultimodalDataset
 from aion_lite.data.fetch import cache_folder
@@ -85,16 +86,13 @@ def simulate_galaxies(
         folder: where they are kept, 50 in an Arrow file, and read from the next time; an interrupted run
             goes on where it was. Default: ``galaxies`` in ``$AION_LITE_CACHE`` (or ``~/.cache/aion-lite``).
 
-    Raises ImportError where a simulator is missing and galaxies have to be made, ValueError for an argument
-    out of range.
+    Raises ImportError where a simulator is missing and galaxies have to be made, TypeError for an argument
+    that is no number, ValueError for one out of range.
     """
-    if num < 1 or seed < 0 or not 0 <= link <= 1 or jobs < 1:
-        raise ValueError(
-            "num and jobs are 1 or more, seed 0 or more, link lies in 0 to 1, "
-            f"got num={num}, jobs={jobs}, seed={seed}, link={link}."
-        )
+    num, seed = whole_number("num", num, 1), whole_number("seed", seed, 0)
+    jobs, link = whole_number("jobs", jobs, 1), real_number("link", link, 0, 1)
     where = Path(folder).expanduser() if folder else cache_folder() / "galaxies"
-    where = where / f"law{VERSION}-seed{seed}-link{float(link)}"
+    where = where / f"law{VERSION}-seed{seed}-link{link}"
     files = [where / f"{block:06d}.arrow" for block in range(-(-num // BLOCK))]
     missing = [block for block, file in enumerate(files) if not file.is_file()]
     if missing:

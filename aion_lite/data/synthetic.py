@@ -1,7 +1,7 @@
 """SyntheticDataGenerator: patients from a known law, in memory or written to disk block by block.
 
 The law is written down in synthetic_law.py, its Bayes limit in synthetic_limit.py. May import the
-declarations, the data set and the ECG simulator; knows nothing of codecs and models.
+declarations, the data set, the ECG simulator and the checks of arguments; knows nothing of codecs and models.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.random import Generator
 
+from aion_lite.arguments import real_number, whole_number
 from aion_lite.data import synthetic_law as L
 from aion_lite.data.dataset import MultimodalDataset
 from aion_lite.data.realistic_ecg import EcgSimulator, check_neurokit
@@ -48,8 +49,8 @@ class SyntheticDataGenerator:
         ecg_time_limit: seconds until the simulation of one realistic ecg, which takes 0.04 s of a core, is
             stopped; then generating raises TimeoutError.
 
-    Raises ValueError where an argument is out of range, or where rho, noise, missing="severity" or
-    ecg="realistic" is asked of the law "seed", which has none.
+    Raises TypeError where a number is none, ValueError where an argument is out of range, or where rho,
+    noise, missing="severity" or ecg="realistic" is asked of the law "seed", which has none.
     """
 
     def __init__(
@@ -65,26 +66,12 @@ class SyntheticDataGenerator:
         ecg: str = "periodic",
         ecg_time_limit: float = 60.0,
     ):
-        asked = {
-            "num_samples": num_samples,
-            "seed": seed,
-            "image_size": image_size,
-            "noise": noise,
-            "rho": rho,
-            "ecg_time_limit": ecg_time_limit,
-        }
-        low = {
-            "num_samples": 1,
-            "seed": 0,
-            "image_size": 16,
-            "noise": 1e-6,
-            "rho": 0,
-            "ecg_time_limit": 1e-3,
-        }
-        for name, value in asked.items():
-            high = 1 if name == "rho" else np.inf
-            if not low[name] <= value <= high:
-                raise ValueError(f"{name} lies in {low[name]} to {high}, got {value!r}.")
+        num_samples = whole_number("num_samples", num_samples, 1)
+        seed = whole_number("seed", seed, 0)
+        image_size = whole_number("image_size", image_size, 16)
+        noise = real_number("noise", noise, 1e-6)
+        rho, rate = real_number("rho", rho, 0, 1), real_number("rate", rate, 0, 1)
+        ecg_time_limit = real_number("ecg_time_limit", ecg_time_limit, 1e-3)
         if missing not in (None, "random", "severity") or not 0 < rate < 1:
             raise ValueError(
                 "missing is None, 'random' or 'severity' and rate lies between 0 and 1, "
@@ -98,7 +85,10 @@ class SyntheticDataGenerator:
             raise ValueError(
                 "The law 'seed' has no rho, noise, missing='severity' or ecg='realistic': use law='patients'."
             )
-        self.settings = {**asked, "missing": missing, "rate": rate, "law": law, "ecg": ecg}
+        self.settings = {
+            "num_samples": num_samples, "seed": seed, "image_size": image_size, "noise": noise, "rho": rho,
+            "ecg_time_limit": ecg_time_limit, "missing": missing, "rate": rate, "law": law, "ecg": ecg,
+        }  # fmt: skip
         self.num_samples, self.seed, self.image_size, self.law = num_samples, seed, image_size, law
         self.ecg, self.ecg_time_limit = ecg, ecg_time_limit
         self.missing, self.rate = missing, rate

@@ -6,7 +6,7 @@ grid, given any set of modalities, gives the exact predictive distribution of an
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -88,6 +88,8 @@ class BayesLimit:
     """
 
     def __init__(self, generator: SyntheticDataGenerator, num_samples: int = 4000, seed: int = 2**31):
+        if not isinstance(generator, SyntheticDataGenerator):
+            raise TypeError(f"generator is a SyntheticDataGenerator, got a {type(generator).__name__}.")
         if generator.patient_law is None:
             raise ValueError("The limit of the law 'seed' isn't computed: use law='patients'.")
         self.generator, self.law = generator, generator.patient_law
@@ -105,6 +107,13 @@ class BayesLimit:
         What is absent of ``given`` is integrated out; under missing="severity" its absence is evidence too.
         """
         given = self._check(given, target)
+        if not isinstance(data, MultimodalDataset):
+            raise TypeError(f"data is a MultimodalDataset, got a {type(data).__name__}.")
+        lacking = [n for n in (*given, target) if n not in data.modalities]
+        if lacking:
+            raise ValueError(
+                f"data needs {lacking}, which is given or the target; it has {list(data.modalities)}."
+            )
         present = {n: data.present[n].numpy() for n in (*given, target)}
         patterns = np.stack([present[n] for n in given], 1) if given else np.ones((len(data), 0), bool)
         out = np.full((5, len(data)), np.nan)
@@ -161,12 +170,14 @@ class BayesLimit:
         return Limit(*scores, *auroc, method)
 
     def _check(self, given: Sequence[str], target: str) -> list[str]:
-        if self.generator.ecg == "realistic" and "ecg" in (*given, target):
+        is_list = isinstance(given, Iterable) and not isinstance(given, str)
+        given = list(given) if is_list else given
+        if self.generator.ecg == "realistic" and is_list and "ecg" in (*given, target):
             raise ValueError(
                 "What a realistic ecg tells has no known limit: leave ecg out, or use ecg='periodic'."
             )
         names = (*TARGETS, "xray", "ecg")
-        if isinstance(given, str) or not set(given) <= set(names) or target not in TARGETS or target in given:
+        if not is_list or any(n not in names for n in given) or target not in TARGETS or target in given:
             raise ValueError(
                 f"given is a list of {names} and target one of {TARGETS} that isn't given; "
                 f"got {given!r} and {target!r}."

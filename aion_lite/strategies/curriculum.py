@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
+from aion_lite.arguments import real_number, whole_number
 from aion_lite.data.tokens import TokenDataset
 from aion_lite.passes import pass_rows
 from aion_lite.training import History, num_steps, train
@@ -31,11 +32,14 @@ def staged(
     """Synthetic share by stage: ``shares[i]`` up to ``ends[i]`` of the steps, the last one to the end.
 
     The default is the schedule 100, 50, 25, 0 %, of 20 epochs each in the first 60 of 100.
+
+    Raises TypeError or ValueError where one of these is no number or out of range, or the ends do not fit.
     """
-    ends = list(ends)
-    if len(ends) != len(shares) - 1 or ends != sorted(ends) or not all(0 <= e <= 1 for e in ends):
+    steps = whole_number("steps", steps, 1)
+    shares, ends = _numbers("shares", shares), _numbers("ends", ends)
+    if len(ends) != len(shares) - 1 or ends != sorted(ends):
         raise ValueError(
-            f"Stages need a rising end in 0..1 for each share but the last, got {list(shares)} and {ends}."
+            f"Stages need a rising end in 0..1 for each share but the last, got {shares} and {ends}."
         )
     stops = [Fraction(end).limit_denominator(10**6) * steps for end in ends]
     return lambda step: shares[sum(step >= stop for stop in stops)]
@@ -100,6 +104,8 @@ class Mixture:
 
     Attributes:
         num_synthetic: (steps,) synthetic samples in the batch of each step.
+
+    Raises TypeError where a number is none, ValueError where it is out of range; so does a call.
     """
 
     def __init__(
@@ -111,16 +117,20 @@ class Mixture:
         share: Share | float,
         seed: int = 0,
     ):
+        num_real = whole_number("num_real", num_real)
+        num_synthetic = whole_number("num_synthetic", num_synthetic)
         if num_real < 1 or num_synthetic < 1:
             raise ValueError(
                 f"A mix needs samples on both sides, got {num_real} real and {num_synthetic} synthetic ones."
             )
-        self.sizes, self.batch_size, self.seed = (num_real, num_synthetic), batch_size, seed
-        self.ends = _ends(share, batch_size, steps)
+        self.sizes, self.seed = (num_real, num_synthetic), whole_number("seed", seed)
+        self.batch_size = whole_number("batch_size", batch_size, 1)
+        self.ends = _ends(share, self.batch_size, whole_number("steps", steps, 1))
         self.num_synthetic = np.diff(self.ends)
 
     def __call__(self, step: int) -> Tensor:
-        """Rows (batch_size,) int64 of a step."""
+        """Rows (batch_size,) int64 of a step, from 0."""
+        step = whole_number("step", step, 0, len(self.num_synthetic) - 1)
         first, last = self.ends[step : step + 2].tolist()
         real = pass_rows(
             self.sizes[0], step * self.batch_size - first, (step + 1) * self.batch_size - last, self.seed
@@ -133,6 +143,13 @@ class Mixture:
         """Alike for mixtures that give the same rows."""
         shares = zlib.crc32(self.ends.tobytes())
         return f"Mixture({self.sizes}, {self.batch_size}, shares {shares}, {self.seed})"
+
+
+def _numbers(name: str, given: Sequence[float]) -> list[float]:
+    """Each in 0..1."""
+    if np.ndim(given) != 1:
+        raise TypeError(f"{name} is a list of numbers in 0..1, got {given!r}.")
+    return [real_number(f"{name}[{i}]", number, 0, 1) for i, number in enumerate(given)]
 
 
 def _ends(share: Share | float, batch_size: int, steps: int) -> np.ndarray:

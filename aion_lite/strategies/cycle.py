@@ -21,12 +21,13 @@ from __future__ import annotations
 import copy
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from aion_lite.arguments import real_number, whole_number
 from aion_lite.data.tokens import TokenDataset
 from aion_lite.model.transformer import MultimodalTransformer
 from aion_lite.strategies.straight_through import TokenDrawer
@@ -47,7 +48,8 @@ class Unpaired(nn.Module, ABC):
         num_asked: most tokens of a side that a sample is asked for in one step.
         first_weight: of the loss of finding the first side, next to 1 of the second.
 
-    Raises ValueError on unknown or repeated names, empty sides, or pairs that lack a modality.
+    Raises ValueError on unknown or repeated names, empty sides, numbers out of range, or pairs that lack a
+    modality; TypeError where the model is none, or a number.
     """
 
     def __init__(
@@ -62,21 +64,24 @@ class Unpaired(nn.Module, ABC):
         first_weight: float = 1.0,
     ):
         super().__init__()
+        _check_model("model", model)
+        for side in (first, second):
+            is_list = isinstance(side, Collection) and not isinstance(side, str)
+            if not is_list or not side or any(n not in model.names for n in side):
+                raise ValueError(
+                    f"first and second are lists of {model.names}, got {first!r} and {second!r}."
+                )
         names = [*first, *second]
-        unknown = sorted(set(names) - set(model.names))
-        if isinstance(first, str) or isinstance(second, str) or not first or not second or unknown:
-            raise ValueError(f"first and second are lists of {model.names}, got {first!r} and {second!r}.")
         if len(set(names)) < len(names):
             raise ValueError(f"A modality is on one side only, once; got {list(first)} and {list(second)}.")
-        if min(num_asked, pair_batch) < 1 or not (pair_weight >= 0 and first_weight >= 0):
-            raise ValueError(
-                f"num_asked and pair_batch start at 1, pair_weight and first_weight at 0; got {num_asked}, "
-                f"{pair_batch}, {pair_weight}, {first_weight}."
-            )
+        if pairs is not None and not isinstance(pairs, TokenDataset):
+            raise TypeError(f"pairs is a TokenDataset or None, got a {type(pairs).__name__}.")
+        self.num_asked = whole_number("num_asked", num_asked, 1)
+        self.pair_batch = whole_number("pair_batch", pair_batch, 1)
+        self.pair_weight = real_number("pair_weight", pair_weight, 0)
+        self.first_weight = real_number("first_weight", first_weight, 0)
         self.model, self.drawer = model, TokenDrawer(model)
         self.sides = (tuple(first), tuple(second))
-        self.pair_weight, self.pair_batch, self.num_asked = pair_weight, pair_batch, num_asked
-        self.first_weight = first_weight
         for key, side in zip("AC", self.sides, strict=True):
             of_side = torch.tensor([model.names.index(n) for n in side])
             places = torch.isin(model.modality_T.cpu(), of_side).nonzero()[:, 0]
@@ -186,13 +191,13 @@ class BackTranslation(Unpaired):
         **kwargs,
     ):
         super().__init__(*args, **kwargs)
-        if draw not in ("generate", "choose") or num_rounds < 1:
-            raise ValueError(
-                f"draw is 'generate' or 'choose' and num_rounds 1 or more, got {draw!r}, {num_rounds}."
-            )
+        if draw not in ("generate", "choose"):
+            raise ValueError(f"draw is 'generate' or 'choose', got {draw!r}.")
         if draw == "choose":
             self._needs_flat("draw='choose'")
-        self.draw, self.num_rounds = draw, num_rounds
+        if translator is not None:
+            _check_model("translator", translator)
+        self.draw, self.num_rounds = draw, whole_number("num_rounds", num_rounds, 1)
         self._translator = [self.model if translator is None else translator]  # in a list: no part of this
 
     def check(self, data: TokenDataset) -> None:
@@ -253,9 +258,9 @@ def back_translate(
         steps: of each round, enough to learn what the round has to teach.
         training: as ``training.train`` has it; ``seed`` is the first round's.
     """
-    if rounds < 1:
-        raise ValueError(f"Back-translation needs one round or more, got {rounds}.")
-    seed, histories = training.pop("seed", 0), []
+    rounds, seed = whole_number("rounds", rounds, 1), whole_number("seed", training.pop("seed", 0))
+    _check_model("model", model)  # before it is copied
+    histories = []
     for i in range(rounds):
         module = BackTranslation(
             model, first, second, pairs, translator=copy.deepcopy(model), **(settings or {})
@@ -278,11 +283,9 @@ class CycleConsistency(Unpaired):
 
     def __init__(self, *args, temperature: float = 1.0, marginal_weight: float = 1.0, **kwargs):
         super().__init__(*args, **kwargs)
-        if not temperature > 0 or not marginal_weight >= 0:
-            raise ValueError(
-                f"temperature lies above 0 and marginal_weight at 0 or more, got {temperature}, "
-                f"{marginal_weight}."
-            )
+        marginal_weight = real_number("marginal_weight", marginal_weight, 0)
+        if not real_number("temperature", temperature) > 0:
+            raise ValueError(f"temperature lies above 0, got {temperature}.")
         if not self.drawer.has_places:
             raise ValueError(
                 "A cycle's gradient passes through where codes lie: use embedding='value' without categories "
@@ -314,3 +317,8 @@ class CycleConsistency(Unpaired):
         book_BO = self.model.book_T[place_BO]
         x_BOD = self.model.code.value.at(x_BOF, self.model.code.member[book_BO])
         return self.model.encode_embedded(x_BOD, place_BO, is_input_BO)
+
+
+def _check_model(name: str, model: Any) -> None:
+    if not isinstance(model, MultimodalTransformer):
+        raise TypeError(f"{name} is a MultimodalTransformer, got a {type(model).__name__}.")

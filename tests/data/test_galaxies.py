@@ -1,6 +1,7 @@
 """The embedded galaxies against textbook astronomy; the law against galsim, bagpipes, scipy."""
 
 import builtins
+import math
 
 import numpy as np
 import pytest
@@ -125,10 +126,24 @@ def test_the_knob_unlinks_shape_from_dust_and_changes_no_marginal():
         assert kstest([t[name] for t in linked], [t[name] for t in free]).pvalue > 1e-3, name
 
 
-@pytest.mark.parametrize("wrong", [{"num": 0}, {"seed": -1}, {"link": 1.5}, {"jobs": 0}])
-def test_impossible_requests_are_refused(wrong, tmp_path):
-    with pytest.raises(ValueError, match="num and jobs are 1 or more"):
-        simulate_galaxies(**{"num": 1, "folder": tmp_path, **wrong})
+@pytest.mark.parametrize(
+    ("name", "value", "error"),
+    [
+        ("num", 0, ValueError),
+        ("num", 2.5, TypeError),
+        ("num", "2", TypeError),
+        ("seed", -1, ValueError),
+        ("seed", None, TypeError),
+        ("link", 1.5, ValueError),
+        ("link", math.nan, ValueError),
+        ("link", "a", TypeError),
+        ("jobs", 0, ValueError),
+        ("jobs", 1.5, TypeError),
+    ],
+)
+def test_impossible_requests_are_refused(name, value, error, tmp_path):
+    with pytest.raises(error, match=f"^{name} is a .* number .*, got {value!r}.$"):
+        simulate_galaxies(**{"num": 1, "folder": tmp_path, name: value})
     assert not list(tmp_path.iterdir())
 
 

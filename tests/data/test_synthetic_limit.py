@@ -287,6 +287,31 @@ def test_what_cannot_be_had_is_refused(limit, patients):
         BayesLimit(SyntheticDataGenerator()).predict(patients, ["xray"], "glucose")
 
 
+@pytest.mark.parametrize(
+    ("ask", "error", "says"),
+    [
+        (lambda limit, data: BayesLimit("x"), TypeError, "generator is a SyntheticDataGenerator, got a str"),
+        (lambda limit, data: BayesLimit(limit.generator, 2.5), TypeError, "num_samples .* got 2.5"),
+        (lambda limit, data: BayesLimit(limit.generator, seed=None), TypeError, "seed .* got None"),
+        (
+            lambda limit, data: limit.predict(data.select(["age", "ecg"]), ["age", "xray"], "glucose"),
+            ValueError,
+            r"data needs \['xray', 'glucose'\], .* it has \['age', 'ecg'\]",
+        ),
+        (
+            lambda limit, data: limit.predict(data.values, ["xray"], "glucose"),
+            TypeError,
+            "data is a MultimodalDataset, got a dict",
+        ),
+        (lambda limit, data: limit.predict(data, None, "glucose"), ValueError, "given is .* got None"),
+        (lambda limit, data: limit.score([["age"]], "glucose"), ValueError, r"given is .* got \[\['age'\]\]"),
+    ],
+)
+def test_wrong_input_is_refused_at_the_door(limit, patients, ask, error, says):
+    with pytest.raises(error, match=says):
+        ask(limit, patients)
+
+
 def test_the_seed_decides():
     a, b, c = (
         BayesLimit(SyntheticDataGenerator(image_size=SIZE), num_samples=50, seed=s).score(

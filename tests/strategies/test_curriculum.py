@@ -258,10 +258,59 @@ def test_the_synthetic_pool_is_no_validation():
         curriculum(transformer(), synthetic, REAL, steps=3, validation=synthetic)
 
 
-@pytest.mark.parametrize(("levels", "ends"), [((1, 0), ()), ((1, 0.5, 0), (0.6, 0.2)), ((1, 0), (1.5,))])
+@pytest.mark.parametrize(("levels", "ends"), [((1, 0), ()), ((1, 0.5, 0), (0.6, 0.2)), ((), ())])
 def test_stages_that_do_not_fit_are_refused(levels, ends):
     with pytest.raises(ValueError, match=r"a rising end in 0..1 for each share but the last"):
         staged(10, levels, ends)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "says"),
+    [
+        (("a",), TypeError, "steps is a whole number of 1 or more, got 'a'"),
+        ((2.5,), TypeError, "steps .* got 2.5"),
+        ((-5,), ValueError, "steps .* got -5"),
+        ((10, (1, 2, 3, 0)), ValueError, r"shares\[1\] is a finite number from 0 to 1, got 2"),
+        ((10, (1, math.nan), (0.5,)), ValueError, r"shares\[1\] .* got nan"),
+        ((10, (1, "a"), (0.5,)), TypeError, r"shares\[1\] .* got 'a'"),
+        ((10, 0.5), TypeError, "shares is a list of numbers in 0..1, got 0.5"),
+        ((10, (1, 0), (1.5,)), ValueError, r"ends\[0\] .* got 1.5"),
+        ((10, (1, 0), ("a",)), TypeError, r"ends\[0\] .* got 'a'"),
+        ((10, (1, 0), None), TypeError, "ends is a list of numbers in 0..1, got None"),
+    ],
+)
+def test_stages_of_no_numbers_or_out_of_range_are_refused(arguments, error, says):
+    with pytest.raises(error, match=says):
+        staged(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "error"),
+    [
+        ("num_real", "five", TypeError),
+        ("num_synthetic", 2.5, TypeError),
+        ("batch_size", 0, ValueError),
+        ("batch_size", 2.5, TypeError),
+        ("steps", -1, ValueError),
+        ("steps", "a", TypeError),
+        ("seed", None, TypeError),
+    ],
+)
+def test_a_mixture_of_no_whole_numbers_is_refused(name, value, error):
+    usual = {"num_real": 5, "num_synthetic": 5, "batch_size": 4, "steps": 3, "share": 0.5}
+    with pytest.raises(error, match=f"^{name} is a whole number.*, got {value!r}.$"):
+        Mixture(**{**usual, name: value})
+
+
+@pytest.mark.parametrize(
+    ("step", "error"),
+    [(7, ValueError), (3, ValueError), (-1, ValueError), ("a", TypeError), (1.0, TypeError)],
+)
+def test_a_mixture_has_its_steps_and_no_more(step, error):
+    mixture = Mixture(5, 5, 4, 3, 0.5)
+    assert [len(mixture(i)) for i in range(3)] == [4, 4, 4]
+    with pytest.raises(error, match=f"^step is a whole number from 0 to 2, got {step!r}.$"):
+        mixture(step)
 
 
 def test_a_share_that_is_no_number_is_refused():

@@ -300,6 +300,35 @@ def test_errors_at_the_door(build, says):
         build(make())
 
 
+@pytest.mark.parametrize(
+    ("build", "error", "says"),
+    [
+        (lambda m: BackTranslation(None, ["image"], ["age"]), TypeError, "^model is .* got a NoneType"),
+        (lambda m: back_translate(None, AGES, ["image"], ["age"]), TypeError, "^model is .* got a NoneType"),
+        (lambda m: back_translate(m, None, ["image"], ["age"]), TypeError, "got NoneType"),
+        (lambda m: back_translate(m, AGES, None, ["age"]), ValueError, "lists of .* got None"),
+        (lambda m: back_translate(m, AGES, ["image"], ["age"], rounds="a"), TypeError, "^rounds .* got 'a'"),
+        (lambda m: back_translate(m, AGES, ["image"], ["age"], rounds=0), ValueError, "^rounds .* got 0"),
+        (lambda m: back_translate(m, AGES, ["image"], ["age"], seed="a"), TypeError, "^seed .* got 'a'"),
+        (lambda m: CycleConsistency(m, first=None, second=["age"]), ValueError, "lists of .* got None"),
+        (lambda m: CycleConsistency(m, ["image"], 3), ValueError, "lists of .* and 3"),
+        (lambda m: CycleConsistency(m, ["image"], [["age"]]), ValueError, r"lists of .* \[\['age'\]\]"),
+        (lambda m: CycleConsistency(m, ["image"], ["age"], temperature="a"), TypeError, "^temperature"),
+        (lambda m: CycleConsistency(m, ["image"], ["age"], marginal_weight=-1), ValueError, "^marginal_w"),
+        (lambda m: BackTranslation(m, ["image"], ["age"], num_asked=2.5), TypeError, "^num_asked .* got 2.5"),
+        (lambda m: BackTranslation(m, ["image"], ["age"], num_rounds=0), ValueError, "^num_rounds .* got 0"),
+        (lambda m: BackTranslation(m, ["image"], ["age"], pair_batch="a"), TypeError, "^pair_batch .* 'a'"),
+        (lambda m: BackTranslation(m, ["image"], ["age"], pair_weight=None), TypeError, "^pair_weight"),
+        (lambda m: BackTranslation(m, ["image"], ["age"], first_weight=-1.0), ValueError, "^first_weight"),
+        (lambda m: BackTranslation(m, ["image"], ["age"], pairs={}), TypeError, "^pairs is .* got a dict"),
+        (lambda m: BackTranslation(m, ["image"], ["age"], translator=3), TypeError, "^translator .* an? int"),
+    ],
+)  # fmt: skip
+def test_wrong_input_gets_one_sentence_that_names_it(build, error, says):
+    with pytest.raises(error, match=says):
+        build(make())
+
+
 def test_samples_that_lack_a_side_are_refused_before_training():
     present = {"age": torch.tensor([True] * 7 + [False])}
     module = MODULES["generate"](make())
