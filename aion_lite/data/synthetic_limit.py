@@ -1,7 +1,8 @@
 """BayesLimit: what the law of the synthetic patients lets any model reach, and the predictions that reach it.
 
 Given severity everything is normal or enumerated (synthetic_posterior.py), so the posterior of severity on a
-grid, given any set of modalities, gives the exact predictive distribution of any scalar.
+grid, given any set of modalities, gives the exact predictive distribution of any scalar. A signal, xray or
+ecg, depends on one scalar only, its cause: what can be told of the signal follows from what is told of that.
 """
 
 from __future__ import annotations
@@ -18,10 +19,11 @@ from scipy import special, stats
 from aion_lite.data.dataset import MultimodalDataset
 from aion_lite.data.predictive import Predictive, expected_auroc
 from aion_lite.data.synthetic import MISSABLE, SyntheticDataGenerator
-from aion_lite.data.synthetic_law import RATE_BINS, RATE_SD, SCALARS, SEVERITY_MEAN
+from aion_lite.data.synthetic_law import LESION_ATTENUATION, RATE_BINS, RATE_SD, SCALARS, SEVERITY_MEAN
 from aion_lite.data.synthetic_posterior import NODES, STEP, Likelihoods, check_signals
 
 TARGETS = ("age", "severity", "glucose", "cholesterol", "heart_rate")
+CAUSES = {"xray": "severity", "ecg": "heart_rate"}  # given the cause, a signal tells of nothing else
 RATES = np.arange(30, 180, 0.25) + 0.125  # (H,) grid of heart rates
 PRIOR = np.exp(-(NODES - STEP / 2) / SEVERITY_MEAN) * -np.expm1(-STEP / SEVERITY_MEAN)  # (S,)
 PRIOR[-1] = np.exp(-(NODES[-1] - STEP / 2) / SEVERITY_MEAN)  # and all that are worse
@@ -42,7 +44,7 @@ class Limit(NamedTuple):
 
     r2: float
     r2_error: float
-    log_score: float  # mean log density, nats, in the target's unit
+    log_score: float  # mean log density, nats, in the target's unit; of a signal, less that of nothing given
     log_score_error: float
     auroc: float | None  # of the event target > threshold
     auroc_error: float | None
@@ -83,7 +85,7 @@ class BayesLimit:
         num_samples: fresh patients of a Monte Carlo estimate.
         seed: of these patients, apart from the generator's own.
 
-    "given" is any set of the seven modalities, "target" one of ``TARGETS`` that isn't given. What the
+    "given" is any set of the seven modalities, "target" another one (in ``predict`` a scalar). What the
     ecg of a generator with ecg="realistic" tells isn't known; questions without it have the same answers.
     """
 
@@ -107,6 +109,10 @@ class BayesLimit:
         What is absent of ``given`` is integrated out; under missing="severity" its absence is evidence too.
         """
         given = self._check(given, target)
+        if target in CAUSES:
+            raise ValueError(
+                f"predict has distributions of {TARGETS}, not of {target!r}; score has its limit."
+            )
         if not isinstance(data, MultimodalDataset):
             raise TypeError(f"data is a MultimodalDataset, got a {type(data).__name__}.")
         lacking = [n for n in (*given, target) if n not in data.modalities]
@@ -143,9 +149,16 @@ class BayesLimit:
         (always): averages over fresh patients of each one's exact variance and entropy, so that no noise of
         the target's own enters. None takes the first that can be had. The AUROC is always Monte Carlo.
 
+        Of an xray or ecg, R2 is that of all pixels or samples together, and log_score the nats gained over
+        nothing given; there is no choice of method, and no threshold.
+
         Raises ValueError on unknown names, and where the method can't be had.
         """
         given = self._check(given, target)
+        if target in CAUSES:
+            if threshold is not None or method is not None:
+                raise ValueError(f"{target!r} is no scalar: it has no threshold and no choice of method.")
+            return self._score_signal(given, target)
         ecg_tells = "ecg" in given and (target == "heart_rate" or not {"severity", "heart_rate"} & set(given))
         xray_tells = "xray" in given and "severity" not in given
         can = ["Monte Carlo"]
@@ -169,6 +182,38 @@ class BayesLimit:
             auroc = expected_auroc(1 - drawn.cdf(np.full(len(drawn.offset), float(threshold))))
         return Limit(*scores, *auroc, method)
 
+    def _score_signal(self, given: list[str], target: str) -> Limit:
+        """What is told of a signal is told of its cause: I(x; given) = I(x; cause) - I(x; cause | given)."""
+        if not given:
+            return Limit(0.0, 0.0, 0.0, 0.0, None, None, "closed form")
+        cause, r2, r2_error = CAUSES[target], 1.0, 0.0
+
+        def told(names: list[str]) -> tuple[float, float]:
+            """Nats, and their error, that the signal tells of its cause beside ``names``."""
+            more, less = self.score([*names, target], cause), self.score(names, cause)
+            return more.log_score - less.log_score, np.hypot(more.log_score_error, less.log_score_error)
+
+        nats, error = told([])
+        if cause not in given:
+            known, rest = self.score(given, cause), told(given)
+            r2, r2_error = known.r2, known.r2_error
+            nats, error = nats - rest[0], np.hypot(error, rest[1])
+        # The phase of an ecg is anyone's, so its mean is the same flat line whatever is given.
+        share = self._pixels_of_severity if target == "xray" else 0.0
+        return Limit(share * r2, share * r2_error, float(nats), float(error), None, None, "Monte Carlo")
+
+    @cached_property
+    def _pixels_of_severity(self) -> float:
+        """R2 of the pixels of an xray, all together, were the patient's severity known."""
+        law, m = self.law, LESION_ATTENUATION
+        rows, columns = (law.profiles[:, law.places[:, i]] for i in (0, 1))  # (R, P, H), (R, P, W)
+        first, second = (
+            np.einsum("rph,rpw->hw", rows**k, columns**k) / rows[..., 0].size for k in (1, 2)
+        )  # moments of a lesion of severity 1 / m
+        lesion = m**2 * SEVERITY_MEAN**2 * (2 * second - first**2)  # an exponential's second moment is 2
+        total = (law.pixel_sd**2 + (law.modes**2).sum(0) + lesion).sum()
+        return float((law.rho * m * SEVERITY_MEAN) ** 2 * (first**2).sum() / total)
+
     def _check(self, given: Sequence[str], target: str) -> list[str]:
         is_list = isinstance(given, Iterable) and not isinstance(given, str)
         given = list(given) if is_list else given
@@ -176,10 +221,10 @@ class BayesLimit:
             raise ValueError(
                 "What a realistic ecg tells has no known limit: leave ecg out, or use ecg='periodic'."
             )
-        names = (*TARGETS, "xray", "ecg")
-        if not is_list or any(n not in names for n in given) or target not in TARGETS or target in given:
+        names = (*TARGETS, *CAUSES)
+        if not is_list or any(n not in names for n in given) or target not in names or target in given:
             raise ValueError(
-                f"given is a list of {names} and target one of {TARGETS} that isn't given; "
+                f"given is a list of {names} and target one of them that isn't given; "
                 f"got {given!r} and {target!r}."
             )
         return list(dict.fromkeys(given))

@@ -276,7 +276,7 @@ def test_what_is_absent_is_integrated_out_and_its_absence_is_evidence():
 
 
 def test_what_cannot_be_had_is_refused(limit, patients):
-    for given, target in ((["pulse"], "glucose"), ("xray", "glucose"), (["xray"], "ecg"), (["age"], "age")):
+    for given, target in ((["pulse"], "glucose"), ("xray", "glucose"), (["xray"], "pulse"), (["age"], "age")):
         with pytest.raises(ValueError, match="given is a list of"):
             limit.score(given, target)
     with pytest.raises(ValueError, match="can be had by Monte Carlo, not by 'integration'"):
@@ -320,3 +320,55 @@ def test_the_seed_decides():
         for s in (1, 1, 2)
     )
     assert a == b and a.r2 != c.r2
+
+
+# --- signals as targets
+
+
+@pytest.mark.parametrize("rho", [1.0, 0.6])
+def test_the_r2_of_pixels_is_what_a_known_severity_takes_off_their_squares(rho):
+    generator = SyntheticDataGenerator(6000, seed=3, image_size=SIZE, rho=rho)
+    limit, law = BayesLimit(generator, num_samples=50), generator.patient_law
+    data = generator.generate_correlated_data()
+    x = data.values["xray"][:, 0].double().numpy() - law.chest
+    total = (x - x.mean(0)).var(0).sum()
+    x -= np.einsum("bk,khw->bhw", data.info["body"], law.modes)  # independent of all: less to average out
+    lesion = np.mean([p[y][:, None] * p[z] for p in law.profiles for y, z in law.places], 0)
+    s = data.values["severity"].double().numpy()[:, None, None]
+    blind = ((x - 0.4 * 0.3 * lesion) ** 2).sum((1, 2))
+    best = ((x - 0.4 * (rho * s + (1 - rho) * 0.3) * lesion) ** 2).sum((1, 2))
+    error = (blind - best).std() / len(x) ** 0.5
+    r2 = limit.score(["severity"], "xray").r2
+    assert r2 == pytest.approx((blind - best).mean() / total, abs=4 * error / total)
+    assert r2 > 4 * error / total
+
+
+@pytest.mark.parametrize(
+    "one, other", [("glucose", "xray"), ("severity", "ecg"), ("ecg", "xray"), ("heart_rate", "ecg")]
+)
+def test_what_one_tells_of_the_other_the_other_tells_of_it(limit, one, other):
+    """Mutual information is symmetric, and the two ways to it have little in common."""
+    there, back = (limit.score([a], b) for a, b in ((one, other), (other, one)))
+    nothing = limit.score([], one)
+    error = np.hypot(there.log_score_error, back.log_score_error)
+    gained = back.log_score - nothing.log_score
+    assert there.log_score == pytest.approx(gained, abs=4 * error + 2e-3)
+    assert gained > 0.1
+
+
+def test_of_a_signal_nothing_is_told_by_age_or_nothing_and_all_by_its_cause(limit):
+    for target, cause in (("xray", "severity"), ("ecg", "heart_rate")):
+        assert limit.score([], target)[:4] == (0, 0, 0, 0)
+        assert limit.score(["age"], target).log_score == pytest.approx(0, abs=1e-9)
+        assert limit.score([cause, "glucose"], target) == limit.score([cause], target)
+    assert limit.score(["heart_rate"], "ecg").r2 == 0
+    phases = limit.law.beats(np.full(64, 700), np.arange(64))
+    assert np.abs(phases.mean(0)).max() < 1e-5  # the mean of an ecg over its phase
+
+
+def test_signals_have_no_threshold_and_no_prediction(limit, patients):
+    for more in ({"threshold": 1.0}, {"method": "integration"}):
+        with pytest.raises(ValueError, match="'xray' is no scalar"):
+            limit.score(["age"], "xray", **more)
+    with pytest.raises(ValueError, match="not of 'ecg'"):
+        limit.predict(patients, ["age"], "ecg")
