@@ -1137,7 +1137,7 @@ if few.task.nunique() == 2 * len(QUESTIONS):  # both are there
 # With 5,000 patients, one long training is worse in everything, and in nats by far: by then it knows its patients by heart, and is sure of itself. Three short ones cost as much.
 # How much of this is the mixture's, and how much is that each stopped in time, is not told apart here. How long is short was settled after a first run with 8,000 steps, on these very test patients: a choice between two.
 #
-# Eight views are worth their time, sixteen add next to nothing. With 50,000 patients a second and a third model add next to nothing, either: the patients have settled what to think. Two thousand steps more add as little. What glucose lacks there to its goal is about as much as the tokens lose (next table). Finer tokens and a larger model have not been tried.
+# Eight views are worth their time, sixteen add next to nothing. With 50,000 patients a second and a third model add next to nothing, either: the patients have settled what to think. Longer training adds as little. What glucose lacks there to its goal is about as much as the tokens lose (next table). Finer tokens and a larger model have not been tried.
 #
 # ### What the tokens cost
 

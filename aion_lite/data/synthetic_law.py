@@ -136,6 +136,17 @@ class PatientLaw:
         away = self.grid - (np.arange(32)[:, None] + 0.5) / 32
         return np.exp(-0.5 * (away / LESION_WIDTHS[:, None, None]) ** 2)
 
+    @cached_property
+    def severity_in_pixels(self) -> float:
+        """R2 of the pixels of an xray, all together, were the patient's severity known."""
+        rows, columns = (self.profiles[:, self.places[:, i]] for i in (0, 1))  # (R, P, H), (R, P, W)
+        first, second = (  # moments of a lesion that attenuates by 1
+            np.einsum("rph,rpw->hw", rows**k, columns**k) / rows[..., 0].size for k in (1, 2)
+        )
+        sd = LESION_ATTENUATION * SEVERITY_MEAN  # an exponential's mean is its sd
+        total = (self.pixel_sd**2 + (self.modes**2).sum(0) + sd**2 * (2 * second - first**2)).sum()
+        return float((self.rho * sd) ** 2 * (first**2).sum() / total)
+
     # --- ecg
 
     @property

@@ -19,7 +19,7 @@ from scipy import special, stats
 from aion_lite.data.dataset import MultimodalDataset
 from aion_lite.data.predictive import Predictive, expected_auroc
 from aion_lite.data.synthetic import MISSABLE, SyntheticDataGenerator
-from aion_lite.data.synthetic_law import LESION_ATTENUATION, RATE_BINS, RATE_SD, SCALARS, SEVERITY_MEAN
+from aion_lite.data.synthetic_law import RATE_BINS, RATE_SD, SCALARS, SEVERITY_MEAN
 from aion_lite.data.synthetic_posterior import NODES, STEP, Likelihoods, check_signals
 
 TARGETS = ("age", "severity", "glucose", "cholesterol", "heart_rate")
@@ -199,20 +199,8 @@ class BayesLimit:
             r2, r2_error = known.r2, known.r2_error
             nats, error = nats - rest[0], np.hypot(error, rest[1])
         # The phase of an ecg is anyone's, so its mean is the same flat line whatever is given.
-        share = self._pixels_of_severity if target == "xray" else 0.0
+        share = self.law.severity_in_pixels if target == "xray" else 0.0
         return Limit(share * r2, share * r2_error, float(nats), float(error), None, None, "Monte Carlo")
-
-    @cached_property
-    def _pixels_of_severity(self) -> float:
-        """R2 of the pixels of an xray, all together, were the patient's severity known."""
-        law, m = self.law, LESION_ATTENUATION
-        rows, columns = (law.profiles[:, law.places[:, i]] for i in (0, 1))  # (R, P, H), (R, P, W)
-        first, second = (
-            np.einsum("rph,rpw->hw", rows**k, columns**k) / rows[..., 0].size for k in (1, 2)
-        )  # moments of a lesion of severity 1 / m
-        lesion = m**2 * SEVERITY_MEAN**2 * (2 * second - first**2)  # an exponential's second moment is 2
-        total = (law.pixel_sd**2 + (law.modes**2).sum(0) + lesion).sum()
-        return float((law.rho * m * SEVERITY_MEAN) ** 2 * (first**2).sum() / total)
 
     def _check(self, given: Sequence[str], target: str) -> list[str]:
         is_list = isinstance(given, Iterable) and not isinstance(given, str)

@@ -7,14 +7,16 @@ from aion_lite.evaluation import read_results
 RESULTS = Path(__file__).resolve().parents[2] / "notebooks" / "results"
 
 
-def stored(page: str, gpu: str, unfinished=lambda task, n: False):
-    """Records of a page's full run: made on ``gpu`` at a known commit, with five seeds.
-
-    ``unfinished(task, n)``: whether two will do yet, as a run was cut off.
-    """
+def stored(page: str, gpu: str):
+    """Records of a page's full run: made on ``gpu`` at a known commit, with five seeds."""
     settings, records = read_results(RESULTS / f"{page}.json")
     assert gpu in settings["device"] and len(settings["commit"]) == 40
-    seeds = records.groupby(["task", "method", "n"]).seed.apply(sorted)
-    for (task, _, n), found in seeds.items():
-        assert found == [0, 1, 2, 3, 4] or (unfinished(task, n) and found == [0, 1]), (task, n, found)
+    for what, found in records.groupby(["task", "method", "n"]).seed.apply(sorted).items():
+        assert found == [0, 1, 2, 3, 4], (what, found)
     return records
+
+
+def by_method(records, task: str, n: int, metric: str = "share"):
+    """By seed, a column for each method."""
+    rows = records[(records.task == task) & (records.n == n)]
+    return rows.pivot(index="seed", columns="method", values=metric)
